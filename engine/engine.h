@@ -1,0 +1,110 @@
+// Requests to tokens. One thread owns model, cache, sessions and schedule; other threads put commands
+// into a mutex-guarded inbox. Without Start, a test calls Step itself and everything is deterministic.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "engine/chat_template.h"
+#include "engine/checkpoint.h"
+#include "engine/request.h"
+#include "engine/tokenizer.h"
+#include "kernels/kernels.h"
+
+namespace everlong {
+
+struct EngineOptions {
+  int64_t max_context = 0;        // tokens of one sequence; 0: the trained length
+  int32_t max_batch_tokens = 512; // of one step, prefill and decode together
+  int32_t max_running = 32;       // sequences (samples count each)
+  int32_t max_waiting = 1024;     // requests; more are refused with RESOURCE_EXHAUSTED
+  int64_t kv_device_bytes = 0;    // 0: room for four sequences of max_context, at most a quarter of memory
+  DType kv_type = DType::kF16;
+  std::function<absl::Time()> clock = absl::Now;
+};
+
+// A histogram in Prometheus form: counts[i] observations <= bounds[i]; the last count has no bound.
+struct Histogram {
+  explicit Histogram(std::vector<double> bounds);
+  void Observe(double value);
+
+  std::vector<double> bounds;
+  std::vector<uint64_t> counts;  // [bounds.size() + 1], not cumulative
+  double sum = 0.0;
+};
+
+// A consistent copy of everything the engine counts. Counters never decrease.
+struct EngineStats {
+  EngineStats();
+
+  int64_t requests_running = 0;
+  int64_t requests_waiting = 0;
+  int64_t kv_pages_total = 0;
+  int64_t kv_pages_used = 0;
+  int64_t kv_page_bytes = 0;  // all layers
+  uint64_t prompt_tokens = 0;
+  uint64_t output_tokens = 0;
+  uint64_t preemptions = 0;
+  std::array<uint64_t, 6> finished{};  // by FinishReason
+  std::vector<std::pair<absl::StatusCode, uint64_t>> failures;  // requests by code
+  Histogram time_to_first_token_seconds;
+  Histogram inter_token_latency_seconds;
+  Histogram e2e_request_latency_seconds;
+  Histogram request_queue_time_seconds;
+  Histogram request_prefill_time_seconds;
+  Histogram request_decode_time_seconds;
+  Histogram step_seconds_prefill;  // steps with any prefill token
+  Histogram step_seconds_decode;   // steps with decode tokens only
+  Histogram step_tokens_prefill;
+  Histogram step_tokens_decode;
+};
+
+class Engine {
+ public:
+  // Loads the weights into `kernels` and sizes every buffer; nothing is allocated on the device
+  // later. INVALID_ARGUMENT where an option is out of range, RESOURCE_EXHAUSTED where memory does not suffice, with the
+  // numbers in the message.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(std::unique_ptr<Checkpoint> checkpoint,
+                                                        std::unique_ptr<Kernels> kernels,
+                                                        EngineOptions options);
+  virtual ~Engine() = default;
+
+  // Any thread. Immutable after Create.
+  virtual const ModelConfig& config() const = 0;
+  virtual const EngineOptions& options() const = 0;  // defaults resolved
+  virtual const Tokenizer& tokenizer() const = 0;
+  virtual const ChatTemplate* chat_template() const = 0;  // null: the checkpoint has none
+  virtual int64_t kv_bytes_per_token() const = 0;
+
+  // Any thread. Checks the request against config and options: INVALID_ARGUMENT naming field, value
+  // and limit; RESOURCE_EXHAUSTED when max_waiting requests wait or the cache could never hold it;
+  // UNAVAILABLE while draining. After OK, the sink gets events and exactly one FinishedEvent, last.
+  virtual absl::StatusOr<RequestId> Submit(Request request, std::shared_ptr<EventSink> sink) = 0;
+
+  // Any thread; idempotent, unknown ids are ignored. The FinishedEvent (CANCELLED) still comes.
+  virtual void Cancel(RequestId id) = 0;
+
+  // One step: take the inbox, schedule, run the model, sample, deliver. False: nothing to do.
+  // Engine thread only (the caller's, when Start was not called).
+  virtual bool Step() = 0;
+
+  // Runs Step on a thread of its own until Stop.
+  virtual void Start() = 0;
+  // Refuses new requests from now on; Idle tells when the running ones have ended.
+  virtual void Drain() = 0;
+  virtual bool Idle() const = 0;
+  // Ends running requests with UNAVAILABLE and joins the thread.
+  virtual void Stop() = 0;
+
+  // Any thread. False after a device fault: every request got INTERNAL and the process should exit.
+  virtual bool Healthy() const = 0;
+  virtual EngineStats Stats() const = 0;
+};
+
+}  // namespace everlong

@@ -1,0 +1,192 @@
+// The data half of the contract between the engine and a backend: one trivially copyable struct per
+// operation, with a shape beside every pointer. Strides count elements. Anything that is multiplied
+// by a sequence length is 64 bits wide. CUDA sources include this header, cuda/* and std only.
+//
+// "Device" memory is what Kernels::Allocate returns; on the CPU backends it is ordinary memory.
+// Pointers of type void* to activations hold Kernels::activation_type() (f32 on the CPU backends).
+#pragma once
+
+#include <cstdint>
+
+namespace everlong {
+
+enum class DType : uint8_t { kF32, kF16, kBF16 };
+
+constexpr int64_t ByteSize(DType type) { return type == DType::kF32 ? 4 : 2; }
+
+// A KV block is the finest unit that is selected, stored and fetched; a page is the unit of allocation.
+inline constexpr int kBlockTokens = 8;
+inline constexpr int kPageBlocks = 8;
+inline constexpr int kPageTokens = kBlockTokens * kPageBlocks;
+
+// A weight matrix of `rows` outputs and `cols` inputs, in the layout its backend computes from.
+// Made by Kernels::LoadMatrix, owned by that backend, valid as long as it lives.
+struct Matrix {
+  const void* data = nullptr;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  DType type = DType::kF32;
+};
+
+// Rotary position embedding. Dimension i is paired with i + head_dim / 2 ("half split"); the pair at
+// position p is turned by p * inv_freq[i]. Rotated vectors are multiplied by `scale` (1, or YaRN's).
+struct Rope {
+  const float* inv_freq = nullptr;  // host, [head_dim / 2]; valid as long as the backend is used
+  float scale = 1.0f;
+};
+
+// The paged KV cache. Page p of layer l starts at
+//   base + l * layer_stride_bytes + p * PageBytes()
+// and holds [kv_heads][kPageBlocks] blocks; a block holds K[kBlockTokens][head_dim], then
+// V[kBlockTokens][head_dim]. Keys are stored before rotation.
+struct KvCache {
+  void* base = nullptr;  // device
+  int64_t layer_stride_bytes = 0;
+  int32_t kv_heads = 0;
+  int32_t head_dim = 0;
+  DType type = DType::kBF16;
+
+  int64_t BlockElements() const { return int64_t{2} * kBlockTokens * head_dim; }
+  int64_t PageBytes() const { return kv_heads * kPageBlocks * BlockElements() * ByteSize(type); }
+};
+
+// The ragged batch of one step: the new tokens of every sequence, back to back. Host arrays, read
+// during BeginStep only. Token i of sequence s stands at position
+//   context_begin[s] + i - query_begin[s]
+// and sees the positions up to its own. Page j of sequence s holds positions [64 j, 64 j + 64).
+struct StepLayout {
+  int32_t num_sequences = 0;
+  int32_t num_tokens = 0;
+  const int32_t* tokens = nullptr;         // [num_tokens]
+  const int32_t* query_begin = nullptr;    // [num_sequences + 1], cumulative
+  const int64_t* context_begin = nullptr;  // [num_sequences], tokens stored before this step
+  const int32_t* pages = nullptr;          // page ids, sequence after sequence
+  const int64_t* page_begin = nullptr;     // [num_sequences + 1], cumulative, into pages
+  int32_t num_outputs = 0;
+  const int32_t* output_rows = nullptr;    // [num_outputs], ascending: tokens whose logits are wanted
+};
+
+// out[t] = table[tokens[t]], as f32.
+struct EmbedArgs {
+  Matrix table;
+  float* out = nullptr;  // [num_tokens][table.cols]
+};
+
+// out[i] = x[r(i)] / sqrt(mean(x[r(i)]^2) + eps) * weight, where r(i) is i, or with first_output >= 0
+// the step's output_rows[first_output + i].
+struct RmsNormArgs {
+  const float* x = nullptr;       // [*][width]
+  const float* weight = nullptr;  // device, [width]
+  void* out = nullptr;            // activations, [rows][width]
+  int32_t rows = 0;
+  int32_t width = 0;
+  int32_t first_output = -1;
+  float eps = 0.0f;
+};
+
+// out[r][n] = sum_k x[r][k] * w[n][k] + bias[n], f32 accumulation.
+// kActivations: out holds activations. kF32: out is f32. kAddF32: out is f32 and the result is added.
+// The rounding of a row does not depend on how many rows there are.
+enum class MatMulOut : uint8_t { kActivations, kF32, kAddF32 };
+struct MatMulArgs {
+  Matrix w;
+  const void* x = nullptr;      // activations, [rows][x_stride >= w.cols]
+  const float* bias = nullptr;  // device, [w.rows], or null
+  void* out = nullptr;          // [rows][out_stride >= w.rows]
+  int64_t x_stride = 0;
+  int64_t out_stride = 0;
+  int32_t rows = 0;
+  MatMulOut mode = MatMulOut::kActivations;
+};
+
+// Normalises q and k per head where weights are given (q in place), then stores the step's k and v
+// into the pages of their sequences, keys unrotated.
+struct StoreKvArgs {
+  KvCache cache;
+  void* qkv = nullptr;            // activations, [num_tokens][(q_heads + 2 kv_heads) * head_dim]
+  const float* q_norm = nullptr;  // device, [head_dim], or null
+  const float* k_norm = nullptr;  // device, [head_dim], or null
+  int64_t layer = 0;
+  int32_t q_heads = 0;
+  float eps = 0.0f;
+};
+
+// out = softmax(rot(q) rot(K)^T * scale) V over the positions up to the query's own.
+// Query head h reads KV head h / (q_heads / kv_heads). Reads K and V from the cache only, so
+// StoreKv of the same layer comes first. The rounding of a query's result is a function of its
+// row, its position and the stored keys: neither batch, chunk nor thread count changes it.
+struct AttentionArgs {
+  KvCache cache;
+  Rope rope;                // unused where rotate is false
+  const void* q = nullptr;  // activations, [num_tokens][q_stride], unrotated; heads back to back
+  void* out = nullptr;      // activations, [num_tokens][q_heads * head_dim]
+  int64_t q_stride = 0;
+  int64_t layer = 0;
+  int32_t q_heads = 0;
+  float scale = 0.0f;       // 1 / sqrt(head_dim), usually
+  bool rotate = true;       // false: a layer without position embedding
+};
+
+// out[r][i] = silu(gate_up[r][i]) * gate_up[r][width + i].
+struct GatedActivationArgs {
+  const void* gate_up = nullptr;  // activations, [rows][2 * width]
+  void* out = nullptr;            // activations, [rows][width]
+  int32_t rows = 0;
+  int32_t width = 0;
+};
+
+// What penalties and biases do to one token of one row. A repetition penalty r > 0 divides a positive
+// logit by r and multiplies a negative one; then output_count * frequency + (output_count > 0) *
+// presence is subtracted and bias added. A bias of -infinity forbids the token.
+struct TokenAdjust {
+  int32_t token = 0;
+  int32_t output_count = 0;  // times among the output tokens
+  float bias = 0.0f;
+  bool in_context = false;  // among prompt or output tokens: the repetition penalty applies
+};
+
+// How one row of logits is sampled. Order: adjustments, temperature, top_k, top_p, min_p; then the
+// token with the largest logit / temperature + Gumbel(seed, counter, token) of those kept, the lower
+// id on ties. Temperature 0 takes the largest adjusted logit. Ties at a top_k boundary: lower ids
+// stay. top_p keeps the smallest set of most likely tokens whose probability reaches it.
+struct SampleParams {
+  float temperature = 0.0f;
+  float top_p = 1.0f;
+  float min_p = 0.0f;
+  float repetition_penalty = 1.0f;
+  float presence_penalty = 0.0f;
+  float frequency_penalty = 0.0f;
+  int32_t top_k = 0;        // 0: all
+  int32_t score_token = -1; // >= 0: nothing is sampled, this token is scored (prompt log probabilities)
+  int32_t num_top = 0;      // most likely tokens to report, at most SampleArgs::max_top
+  int32_t adjust_begin = 0; // range of SampleArgs::adjusts; each token at most once
+  int32_t adjust_end = 0;
+  uint64_t seed = 0;
+  uint64_t counter = 0;     // index of the output token
+};
+
+// Samples every row. Log probabilities are those of the model: log softmax of the logits as given,
+// before any adjustment. `logits` may be overwritten. Host arrays in and out: valid after Sync.
+struct SampleArgs {
+  float* logits = nullptr;               // device, [rows][vocab]
+  const SampleParams* params = nullptr;  // host, [rows]
+  const TokenAdjust* adjusts = nullptr;  // host
+  int32_t* tokens = nullptr;             // host, [rows]
+  float* logprobs = nullptr;             // host, [rows], of tokens; -infinity .. 0
+  int32_t* top_tokens = nullptr;         // host, [rows][max_top], most likely first, then lower ids
+  float* top_logprobs = nullptr;         // host, [rows][max_top]
+  int32_t rows = 0;
+  int32_t vocab = 0;
+  int32_t max_top = 0;
+};
+
+// Copies whole pages, every layer, e.g. the last page of a forked sequence.
+struct CopyPagesArgs {
+  KvCache cache;
+  const int32_t* from = nullptr;  // host, [num_pages]
+  const int32_t* to = nullptr;    // host, [num_pages]
+  int64_t num_layers = 0;
+  int32_t num_pages = 0;
+};
+
+}  // namespace everlong

@@ -1,0 +1,68 @@
+// The call half of the contract: everything the engine asks of a device. Arguments and shapes are in
+// args.h. One engine thread calls; work may be asynchronous until Sync. Arguments that break the
+// contract are bugs and abort; a device fault throws DeviceError.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <stdexcept>
+#include <string_view>
+
+#include "kernels/args.h"
+
+namespace everlong {
+
+class DeviceError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// A row-major matrix in host memory, e.g. a view into a mapped checkpoint.
+struct HostMatrix {
+  const void* data = nullptr;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  DType type = DType::kF32;
+};
+
+class Kernels {
+ public:
+  virtual ~Kernels() = default;
+
+  virtual std::string_view name() const = 0;  // "reference", "cpu", "cuda"
+  virtual DType activation_type() const = 0;
+
+  // Device memory, zeroed, aligned to at least 64 bytes. Throws std::bad_alloc. Pages that are never
+  // touched cost nothing on the CPU backends, so a large KV cache can be reserved.
+  virtual void* Allocate(int64_t bytes) = 0;
+  virtual void Free(void* device) = 0;
+  virtual void Upload(void* device, const void* host, int64_t bytes) = 0;
+  virtual void Download(void* host, const void* device, int64_t bytes) = 0;
+
+  // Stacks `parts` (equal cols and type) and packs them for MatMul and Embed. The parts may be
+  // released afterwards.
+  virtual Matrix LoadMatrix(std::span<const HostMatrix> parts) = 0;
+
+  // Starts a step: everything below refers to this layout until the next one.
+  virtual void BeginStep(const StepLayout& layout) = 0;
+
+  virtual void Embed(const EmbedArgs& args) = 0;
+  virtual void RmsNorm(const RmsNormArgs& args) = 0;
+  virtual void MatMul(const MatMulArgs& args) = 0;
+  virtual void StoreKv(const StoreKvArgs& args) = 0;
+  virtual void Attention(const AttentionArgs& args) = 0;
+  virtual void GatedActivation(const GatedActivationArgs& args) = 0;
+  virtual void Sample(const SampleArgs& args) = 0;
+  virtual void CopyPages(const CopyPagesArgs& args) = 0;
+
+  // Waits for all calls so far.
+  virtual void Sync() = 0;
+};
+
+// Scalar, double accumulation: the specification of every operation.
+std::unique_ptr<Kernels> MakeReferenceKernels();
+
+// SIMD chosen at run time, `num_threads` threads in all including the caller's; 0: one per core.
+std::unique_ptr<Kernels> MakeCpuKernels(int num_threads);
+
+}  // namespace everlong

@@ -2,18 +2,17 @@
 // into a mutex-guarded inbox. Without Start, a test calls Step itself and everything is deterministic.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "engine/chat_template.h"
 #include "engine/checkpoint.h"
 #include "engine/request.h"
+#include "engine/stats.h"
 #include "engine/tokenizer.h"
 #include "kernels/kernels.h"
 
@@ -24,52 +23,17 @@ struct EngineOptions {
   int32_t max_batch_tokens = 512; // of one step, prefill and decode together
   int32_t max_running = 32;       // sequences (samples count each)
   int32_t max_waiting = 1024;     // requests; more are refused with RESOURCE_EXHAUSTED
-  int64_t kv_device_bytes = 0;    // 0: room for four sequences of max_context, at most a quarter of memory
+  int64_t kv_device_bytes = 0;    // at least one sequence of max_context; 0: room for four, at most
+                                  // a quarter of the machine's memory
   DType kv_type = DType::kF16;
   std::function<absl::Time()> clock = absl::Now;
-};
-
-// A histogram in Prometheus form: counts[i] observations <= bounds[i]; the last count has no bound.
-struct Histogram {
-  explicit Histogram(std::vector<double> bounds);
-  void Observe(double value);
-
-  std::vector<double> bounds;
-  std::vector<uint64_t> counts;  // [bounds.size() + 1], not cumulative
-  double sum = 0.0;
-};
-
-// A consistent copy of everything the engine counts. Counters never decrease.
-struct EngineStats {
-  EngineStats();
-
-  int64_t requests_running = 0;
-  int64_t requests_waiting = 0;
-  int64_t kv_pages_total = 0;
-  int64_t kv_pages_used = 0;
-  int64_t kv_page_bytes = 0;  // all layers
-  uint64_t prompt_tokens = 0;
-  uint64_t output_tokens = 0;
-  uint64_t preemptions = 0;
-  std::array<uint64_t, 6> finished{};  // by FinishReason
-  std::vector<std::pair<absl::StatusCode, uint64_t>> failures;  // requests by code
-  Histogram time_to_first_token_seconds;
-  Histogram inter_token_latency_seconds;
-  Histogram e2e_request_latency_seconds;
-  Histogram request_queue_time_seconds;
-  Histogram request_prefill_time_seconds;
-  Histogram request_decode_time_seconds;
-  Histogram step_seconds_prefill;  // steps with any prefill token
-  Histogram step_seconds_decode;   // steps with decode tokens only
-  Histogram step_tokens_prefill;
-  Histogram step_tokens_decode;
 };
 
 class Engine {
  public:
   // Loads the weights into `kernels` and sizes every buffer; nothing is allocated on the device
-  // later. INVALID_ARGUMENT where an option is out of range, RESOURCE_EXHAUSTED where memory does not suffice, with the
-  // numbers in the message.
+  // later. INVALID_ARGUMENT where an option is out of range, RESOURCE_EXHAUSTED where memory does not
+  // suffice, with the numbers in the message; else what the checkpoint's parts report.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(std::unique_ptr<Checkpoint> checkpoint,
                                                         std::unique_ptr<Kernels> kernels,
                                                         EngineOptions options);
@@ -82,9 +46,9 @@ class Engine {
   virtual const ChatTemplate* chat_template() const = 0;  // null: the checkpoint has none
   virtual int64_t kv_bytes_per_token() const = 0;
 
-  // Any thread. Checks the request against config and options: INVALID_ARGUMENT naming field, value
-  // and limit; RESOURCE_EXHAUSTED when max_waiting requests wait or the cache could never hold it;
-  // UNAVAILABLE while draining. After OK, the sink gets events and exactly one FinishedEvent, last.
+  // Any thread. INVALID_ARGUMENT as ValidateRequest says; RESOURCE_EXHAUSTED when max_waiting requests
+  // wait; UNAVAILABLE while draining. After OK, the sink gets events and exactly one FinishedEvent,
+  // last.
   virtual absl::StatusOr<RequestId> Submit(Request request, std::shared_ptr<EventSink> sink) = 0;
 
   // Any thread; idempotent, unknown ids are ignored. The FinishedEvent (CANCELLED) still comes.

@@ -10,10 +10,14 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "engine/model_config.h"
 
 namespace everlong {
 
 using RequestId = uint64_t;
+
+inline constexpr int32_t kMaxSamples = 16;
+inline constexpr int32_t kMaxTop = 20;  // most likely tokens reported per position
 
 struct Sampling {
   float temperature = 1.0f;  // >= 0; 0: greedy
@@ -72,7 +76,7 @@ struct OutputEvent {
   std::vector<PositionLogprobs> logprobs;  // one per token id where asked for
 };
 
-enum class FinishReason { kStopToken, kStopString, kLength, kCancelled, kDeadline, kError };
+enum class FinishReason { kStopToken, kStopString, kLength };
 
 struct Usage {
   int64_t prompt_tokens = 0;
@@ -105,6 +109,10 @@ struct FinishedEvent {
 
 using Event =
     std::variant<AcceptedEvent, PrefillEvent, OutputEvent, SampleFinishedEvent, FinishedEvent>;
+
+// INVALID_ARGUMENT naming field, value and limit where a request breaks what is written above.
+absl::Status ValidateRequest(const Request& request, const ModelConfig& config,
+                             int64_t max_context);
 
 // Receives a request's events, from the engine thread only; must not block.
 class EventSink {

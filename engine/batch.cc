@@ -1,0 +1,113 @@
+#include "engine/batch.h"
+
+#include <algorithm>
+
+#include "engine/model.h"
+
+namespace everlong {
+
+void Batch::Clear() {
+  slices_.clear();
+  tokens_.clear();
+  query_begin_.assign(1, 0);
+  context_begin_.clear();
+  pages_.clear();
+  page_begin_.assign(1, 0);
+  output_rows_.clear();
+  params_.clear();
+  adjusts_.clear();
+}
+
+void Batch::Add(Sequence& sequence, int64_t num_tokens) {
+  const Session& s = sequence.session;
+  const auto first_output = static_cast<int32_t>(output_rows_.size());
+  AddOutputs(sequence, num_tokens);
+  slices_.push_back({&sequence, num_tokens, first_output, static_cast<int32_t>(output_rows_.size())});
+  tokens_.insert(tokens_.end(), s.tokens.begin() + s.stored, s.tokens.begin() + s.stored + num_tokens);
+  query_begin_.push_back(static_cast<int32_t>(tokens_.size()));
+  context_begin_.push_back(s.stored);
+  pages_.insert(pages_.end(), s.pages.begin(), s.pages.end());
+  page_begin_.push_back(static_cast<int64_t>(pages_.size()));
+}
+
+void Batch::AddOutputs(Sequence& sequence, int64_t num_tokens) {
+  const Session& s = sequence.session;
+  const auto first_row = static_cast<int32_t>(tokens_.size());
+  if (sequence.request->prompt_logprobs >= 0) {
+    // The row of a position scores the token after it.
+    const int64_t begin = std::max(s.stored, sequence.num_scored - 1);
+    const int64_t end = std::min(s.stored + num_tokens, sequence.num_prompt - 1);
+    for (int64_t position = begin; position < end; ++position) {
+      output_rows_.push_back(first_row + static_cast<int32_t>(position - s.stored));
+      params_.push_back({.score_token = s.tokens[position + 1],
+                         .num_top = sequence.request->prompt_logprobs});
+    }
+  }
+  if (sequence.forked && num_tokens == s.num_pending()) {
+    output_rows_.push_back(first_row + static_cast<int32_t>(num_tokens) - 1);
+    params_.push_back(sequence.NextSample(adjusts_));
+  }
+}
+
+StepLayout Batch::Layout() const {
+  return {.num_sequences = static_cast<int32_t>(slices_.size()),
+          .num_tokens = static_cast<int32_t>(tokens_.size()),
+          .tokens = tokens_.data(),
+          .query_begin = query_begin_.data(),
+          .context_begin = context_begin_.data(),
+          .pages = pages_.data(),
+          .page_begin = page_begin_.data(),
+          .num_outputs = static_cast<int32_t>(output_rows_.size()),
+          .output_rows = output_rows_.data()};
+}
+
+void Batch::Run(Model& model, Kernels& kernels, const KvCache& cache) {
+  const auto num_outputs = static_cast<int32_t>(output_rows_.size());
+  sampled_tokens_.resize(num_outputs);
+  sampled_logprobs_.resize(num_outputs);
+  top_.resize(static_cast<size_t>(num_outputs) * kMaxTop);
+  int32_t max_top = 0;
+  for (const SampleParams& params : params_) max_top = std::max(max_top, params.num_top);
+
+  model.Forward(Layout(), cache);
+  for (int32_t first = 0; first < num_outputs; first += model.max_logit_rows()) {
+    SampleRows(model, kernels, first, std::min(num_outputs - first, model.max_logit_rows()),
+               max_top);
+  }
+  kernels.Sync();
+}
+
+void Batch::SampleRows(Model& model, Kernels& kernels, int32_t first, int32_t rows,
+                       int32_t max_top) {
+  group_tokens_.resize(static_cast<size_t>(rows) * max_top);
+  group_logprobs_.resize(static_cast<size_t>(rows) * max_top);
+  kernels.Sample({.logits = model.Logits(first, rows),
+                  .params = params_.data() + first,
+                  .adjusts = adjusts_.data(),
+                  .tokens = sampled_tokens_.data() + first,
+                  .logprobs = sampled_logprobs_.data() + first,
+                  .top_tokens = group_tokens_.data(),
+                  .top_logprobs = group_logprobs_.data(),
+                  .rows = rows,
+                  .vocab = static_cast<int32_t>(model.config().vocab_size),
+                  .max_top = max_top});
+  if (max_top == 0) return;
+  kernels.Sync();
+  for (int32_t row = 0; row < rows; ++row) {
+    for (int32_t j = 0; j < params_[first + row].num_top; ++j) {
+      const size_t from = static_cast<size_t>(row) * max_top + j;
+      top_[static_cast<size_t>(first + row) * kMaxTop + j] = {group_tokens_[from],
+                                                              group_logprobs_[from]};
+    }
+  }
+}
+
+Batch::Result Batch::result(int32_t output) const {
+  const SampleParams& params = params_[output];
+  return {.chosen = {sampled_tokens_[output], sampled_logprobs_[output]},
+          .top = top_.data() + static_cast<size_t>(output) * kMaxTop,
+          .num_top = params.num_top,
+          .sampled = params.score_token < 0};
+}
+
+}  // namespace everlong

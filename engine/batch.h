@@ -1,0 +1,65 @@
+// One step's work in the form the kernels take it, and what its rows of logits are for.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/sequence.h"
+#include "kernels/kernels.h"
+
+namespace everlong {
+
+class Model;
+
+// Engine thread only. Filled with Add, run once, then read; vectors keep their capacity.
+class Batch {
+ public:
+  // The next `num_tokens` pending tokens of a sequence, its pages already extended for them.
+  struct Slice {
+    Sequence* sequence;
+    int64_t num_tokens;
+    int32_t first_output;  // range of this slice's rows of logits
+    int32_t end_output;
+  };
+  // What one row of logits gave. Valid until the next Run.
+  struct Result {
+    TokenLogprob chosen;  // the sampled or the scored token
+    const TokenLogprob* top;
+    int32_t num_top;
+    bool sampled;
+  };
+
+  void Clear();
+  void Add(Sequence& sequence, int64_t num_tokens);
+  bool empty() const { return slices_.empty(); }
+  int64_t num_tokens() const { return static_cast<int64_t>(tokens_.size()); }
+
+  // Forward pass and sampling; returns once the results are there.
+  void Run(Model& model, Kernels& kernels, const KvCache& cache);
+
+  const std::vector<Slice>& slices() const { return slices_; }
+  Result result(int32_t output) const;
+
+ private:
+  StepLayout Layout() const;
+  void AddOutputs(Sequence& sequence, int64_t num_tokens);
+  void SampleRows(Model& model, Kernels& kernels, int32_t first, int32_t rows, int32_t max_top);
+
+  std::vector<Slice> slices_;
+  std::vector<int32_t> tokens_;
+  std::vector<int32_t> query_begin_;
+  std::vector<int64_t> context_begin_;
+  std::vector<int32_t> pages_;
+  std::vector<int64_t> page_begin_;
+  std::vector<int32_t> output_rows_;
+
+  std::vector<SampleParams> params_;  // [outputs]
+  std::vector<TokenAdjust> adjusts_;
+  std::vector<int32_t> sampled_tokens_;   // [outputs]
+  std::vector<float> sampled_logprobs_;   // [outputs]
+  std::vector<TokenLogprob> top_;         // [outputs][kMaxTop]
+  std::vector<int32_t> group_tokens_;     // [rows of a group][max_top]
+  std::vector<float> group_logprobs_;
+};
+
+}  // namespace everlong

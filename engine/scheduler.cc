@@ -1,0 +1,122 @@
+#include "engine/scheduler.h"
+
+#include <algorithm>
+
+#include "engine/session.h"
+#include "kernels/args.h"
+
+namespace everlong {
+namespace {
+
+// Pages that `tokens` more tokens take beyond those a sequence already has.
+int64_t NewPages(const SequenceView& s, int64_t tokens) {
+  return PagesFor(s.stored + tokens) - PagesFor(s.stored) + (s.writes_shared_page ? 1 : 0);
+}
+
+class Planner {
+ public:
+  Planner(std::span<const SequenceView> sequences, int64_t free_pages, const SchedulerLimits& limits)
+      : sequences_(sequences), limits_(limits), free_pages_(free_pages) {
+    running_.reserve(sequences.size());
+    for (const SequenceView& s : sequences) running_.push_back(s.running);
+    plan_.tokens.assign(sequences.size(), 0);
+  }
+
+  Schedule Run() {
+    Admit();
+    ShareBudget();
+    ClaimPages();
+    return std::move(plan_);
+  }
+
+ private:
+  void Admit() {
+    int64_t num_running = std::count(running_.begin(), running_.end(), true);
+    int64_t spare = free_pages_;
+    for (const SequenceView& s : sequences_) {
+      if (s.running) spare -= NewPages(s, s.pending);
+    }
+    for (size_t i = 0; i < sequences_.size(); ++i) {
+      const SequenceView& s = sequences_[i];
+      if (s.running) continue;
+      spare -= NewPages(s, s.pending);
+      if (num_running == limits_.max_running || (spare < 0 && num_running > 0)) break;
+      running_[i] = true;
+      ++num_running;
+    }
+  }
+
+  void ShareBudget() {
+    int64_t budget = limits_.max_batch_tokens;
+    std::vector<size_t> reading;
+    for (size_t i = 0; i < sequences_.size(); ++i) {
+      if (!running_[i] || sequences_[i].paused) continue;
+      if (sequences_[i].pending > 1) {
+        reading.push_back(i);
+      } else {
+        plan_.tokens[i] = 1;
+        --budget;
+      }
+    }
+    // Shortest first, so that what a short prompt leaves of its share goes to the longer ones.
+    std::stable_sort(reading.begin(), reading.end(), [this](size_t a, size_t b) {
+      return sequences_[a].pending < sequences_[b].pending;
+    });
+    for (size_t j = 0; j < reading.size(); ++j) {
+      const int64_t share = budget / static_cast<int64_t>(reading.size() - j);
+      const int64_t tokens = Chunk(sequences_[reading[j]], share, budget);
+      plan_.tokens[reading[j]] = tokens;
+      budget -= tokens;
+    }
+  }
+
+  // A chunk of about `share` tokens, within `budget`, that ends the prompt or at a page boundary.
+  static int64_t Chunk(const SequenceView& s, int64_t share, int64_t budget) {
+    if (s.pending <= share) return s.pending;
+    const int64_t to_boundary = kPageTokens - s.stored % kPageTokens;
+    if (share >= to_boundary) return share - (share - to_boundary) % kPageTokens;
+    return std::min({to_boundary, s.pending, budget});
+  }
+
+  void ClaimPages() {
+    for (size_t i = 0; i < sequences_.size(); ++i) {
+      if (plan_.tokens[i] == 0) continue;
+      const int64_t needed = NewPages(sequences_[i], plan_.tokens[i]);
+      while (free_pages_ < needed && PreemptBelow(i)) {
+      }
+      if (free_pages_ < needed) {
+        plan_.tokens[i] = 0;
+      } else {
+        free_pages_ -= needed;
+      }
+    }
+  }
+
+  // Frees the pages of the worst-ranked sequence below i that holds any.
+  bool PreemptBelow(size_t i) {
+    for (size_t victim = sequences_.size() - 1; victim > i; --victim) {
+      if (!sequences_[victim].running || !running_[victim]) continue;
+      running_[victim] = false;
+      plan_.tokens[victim] = 0;
+      plan_.preempted.push_back(static_cast<int32_t>(victim));
+      free_pages_ += sequences_[victim].held_pages;
+      return true;
+    }
+    return false;
+  }
+
+  std::span<const SequenceView> sequences_;
+  const SchedulerLimits& limits_;
+  int64_t free_pages_;
+  std::vector<bool> running_;
+  Schedule plan_;
+};
+
+}  // namespace
+
+Schedule ScheduleStep(std::span<const SequenceView> sequences, int64_t free_pages,
+                      const SchedulerLimits& limits) {
+  return Planner(sequences, free_pages, limits).Run();
+}
+
+}  // namespace everlong

@@ -1,0 +1,68 @@
+// One output being generated: its session, how its next token is sampled, and what ends it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "engine/model_config.h"
+#include "engine/output_text.h"
+#include "engine/request.h"
+#include "engine/session.h"
+#include "kernels/args.h"
+
+namespace everlong {
+
+// The adjustments of one sequence's logits, kept up to date token by token.
+class LogitAdjusts {
+ public:
+  LogitAdjusts(const Request& request, const ModelConfig& config);
+
+  void OnOutput(int32_t token);
+
+  // Appends this step's adjustments. `forbid_end`: the tokens that end an output get -infinity.
+  void AppendTo(std::vector<TokenAdjust>& out, bool forbid_end) const;
+
+ private:
+  TokenAdjust& Slot(int32_t token);
+
+  bool track_context_;  // some penalty is active
+  std::vector<TokenAdjust> adjusts_;
+  std::unordered_map<int32_t, size_t> slots_;
+  std::vector<int32_t> end_tokens_;
+};
+
+// Engine thread only. Points into the request it belongs to, which outlives it.
+struct Sequence {
+  Sequence(const Request* request, RequestId request_id, const ModelConfig& config,
+           const Tokenizer* tokenizer);
+  // Another sample of the same prompt; the session is moved in by the caller.
+  Sequence(const Sequence& first, int32_t sample, Session session);
+
+  const Request* request;
+  RequestId request_id;
+  const ModelConfig* config;
+  const Tokenizer* tokenizer;
+  int32_t sample = 0;
+  uint64_t seed;
+
+  Session session;
+  int64_t num_prompt;
+  bool forked = false;   // its siblings exist, or it has none
+  bool running = false;  // admitted by the scheduler
+  int64_t num_scored = 1;  // leading prompt tokens whose log probabilities need no computing any more
+  OutputText text;
+  LogitAdjusts adjusts;
+  absl::Time last_output = absl::InfinitePast();
+
+  int64_t num_output() const { return static_cast<int64_t>(session.tokens.size()) - num_prompt; }
+
+  // Tokens it may take before it has to fork or sample.
+  int64_t num_pending() const;
+  bool EndsOutput(int32_t token) const;
+  SampleParams NextSample(std::vector<TokenAdjust>& adjusts_out) const;
+};
+
+}  // namespace everlong

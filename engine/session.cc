@@ -1,0 +1,49 @@
+#include "engine/session.h"
+
+#include <algorithm>
+
+namespace everlong {
+namespace {
+
+bool WritesSharedPage(const Session& session, const PagePool& pool) {
+  return session.stored % kPageTokens != 0 &&
+         pool.IsShared(session.pages[session.stored / kPageTokens]);
+}
+
+}  // namespace
+
+int64_t PagesToExtend(const Session& session, const PagePool& pool, int64_t num_tokens) {
+  const int64_t missing =
+      PagesFor(session.stored + num_tokens) - static_cast<int64_t>(session.pages.size());
+  return std::max<int64_t>(missing, 0) + (WritesSharedPage(session, pool) ? 1 : 0);
+}
+
+void Extend(Session& session, PagePool& pool, int64_t num_tokens, std::vector<PageCopy>& copies) {
+  if (WritesSharedPage(session, pool)) {
+    int32_t& page = session.pages[session.stored / kPageTokens];
+    copies.push_back({.from = page, .to = pool.Allocate()});
+    page = copies.back().to;
+  }
+  const int64_t needed = PagesFor(session.stored + num_tokens);
+  while (static_cast<int64_t>(session.pages.size()) < needed) {
+    session.pages.push_back(pool.Allocate());
+  }
+}
+
+void ReleaseCopied(PagePool& pool, std::vector<PageCopy>& copies) {
+  for (const PageCopy& copy : copies) pool.Release(copy.from);
+  copies.clear();
+}
+
+Session Fork(const Session& session, PagePool& pool) {
+  for (const int32_t page : session.pages) pool.Share(page);
+  return session;
+}
+
+void DropPages(Session& session, PagePool& pool) {
+  for (const int32_t page : session.pages) pool.Release(page);
+  session.pages.clear();
+  session.stored = 0;
+}
+
+}  // namespace everlong

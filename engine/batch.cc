@@ -22,8 +22,10 @@ void Batch::Add(Sequence& sequence, int64_t num_tokens) {
   const Session& s = sequence.session;
   const auto first_output = static_cast<int32_t>(output_rows_.size());
   AddOutputs(sequence, num_tokens);
-  slices_.push_back({&sequence, num_tokens, first_output, static_cast<int32_t>(output_rows_.size())});
-  tokens_.insert(tokens_.end(), s.tokens.begin() + s.stored, s.tokens.begin() + s.stored + num_tokens);
+  slices_.push_back(
+      {&sequence, num_tokens, first_output, static_cast<int32_t>(output_rows_.size())});
+  tokens_.insert(tokens_.end(), s.tokens.begin() + s.stored,
+                 s.tokens.begin() + s.stored + num_tokens);
   query_begin_.push_back(static_cast<int32_t>(tokens_.size()));
   context_begin_.push_back(s.stored);
   pages_.insert(pages_.end(), s.pages.begin(), s.pages.end());
@@ -39,8 +41,8 @@ void Batch::AddOutputs(Sequence& sequence, int64_t num_tokens) {
     const int64_t end = std::min(s.stored + num_tokens, sequence.num_prompt - 1);
     for (int64_t position = begin; position < end; ++position) {
       output_rows_.push_back(first_row + static_cast<int32_t>(position - s.stored));
-      params_.push_back({.score_token = s.tokens[position + 1],
-                         .num_top = sequence.request->prompt_logprobs});
+      params_.push_back(
+          {.score_token = s.tokens[position + 1], .num_top = sequence.request->prompt_logprobs});
     }
   }
   if (sequence.forked && num_tokens == s.num_pending()) {

@@ -55,10 +55,10 @@ class Batch {
 
   std::vector<SampleParams> params_;  // [outputs]
   std::vector<TokenAdjust> adjusts_;
-  std::vector<int32_t> sampled_tokens_;   // [outputs]
-  std::vector<float> sampled_logprobs_;   // [outputs]
-  std::vector<TokenLogprob> top_;         // [outputs][kMaxTop]
-  std::vector<int32_t> group_tokens_;     // [rows of a group][max_top]
+  std::vector<int32_t> sampled_tokens_;  // [outputs]
+  std::vector<float> sampled_logprobs_;  // [outputs]
+  std::vector<TokenLogprob> top_;        // [outputs][kMaxTop]
+  std::vector<int32_t> group_tokens_;    // [rows of a group][max_top]
   std::vector<float> group_logprobs_;
 };
 

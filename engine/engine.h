@@ -1,5 +1,6 @@
-// Requests to tokens. One thread owns model, cache, sessions and schedule; other threads put commands
-// into a mutex-guarded inbox. Without Start, a test calls Step itself and everything is deterministic.
+// Requests to tokens. One thread owns model, cache, sessions and schedule; other threads put
+// commands into a mutex-guarded inbox. Without Start, a test calls Step itself and everything is
+// deterministic.
 #pragma once
 
 #include <cstdint>
@@ -19,12 +20,12 @@
 namespace everlong {
 
 struct EngineOptions {
-  int64_t max_context = 0;        // tokens of one sequence; 0: the trained length
-  int32_t max_batch_tokens = 512; // of one step, prefill and decode together
-  int32_t max_running = 32;       // sequences (samples count each)
-  int32_t max_waiting = 1024;     // requests; more are refused with RESOURCE_EXHAUSTED
-  int64_t kv_device_bytes = 0;    // at least one sequence of max_context; 0: room for four, at most
-                                  // a quarter of the machine's memory
+  int64_t max_context = 0;         // tokens of one sequence; 0: the trained length
+  int32_t max_batch_tokens = 512;  // of one step, prefill and decode together
+  int32_t max_running = 32;        // sequences (samples count each)
+  int32_t max_waiting = 1024;      // requests; more are refused with RESOURCE_EXHAUSTED
+  int64_t kv_device_bytes = 0;  // at least one sequence of max_context; 0: room for four, at most
+                                // a quarter of the machine's memory
   DType kv_type = DType::kF16;
   std::function<absl::Time()> clock = absl::Now;
 };
@@ -32,8 +33,8 @@ struct EngineOptions {
 class Engine {
  public:
   // Loads the weights into `kernels` and sizes every buffer; nothing is allocated on the device
-  // later. INVALID_ARGUMENT where an option is out of range, RESOURCE_EXHAUSTED where memory does not
-  // suffice, with the numbers in the message; else what the checkpoint's parts report.
+  // later. INVALID_ARGUMENT where an option is out of range, RESOURCE_EXHAUSTED where memory does
+  // not suffice, with the numbers in the message; else what the checkpoint's parts report.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(std::unique_ptr<Checkpoint> checkpoint,
                                                         std::unique_ptr<Kernels> kernels,
                                                         EngineOptions options);
@@ -46,9 +47,9 @@ class Engine {
   virtual const ChatTemplate* chat_template() const = 0;  // null: the checkpoint has none
   virtual int64_t kv_bytes_per_token() const = 0;
 
-  // Any thread. INVALID_ARGUMENT as ValidateRequest says; RESOURCE_EXHAUSTED when max_waiting requests
-  // wait; UNAVAILABLE while draining. After OK, the sink gets events and exactly one FinishedEvent,
-  // last.
+  // Any thread. INVALID_ARGUMENT as ValidateRequest says; RESOURCE_EXHAUSTED when max_waiting
+  // requests wait; UNAVAILABLE while draining. After OK, the sink gets events and exactly one
+  // FinishedEvent, last.
   virtual absl::StatusOr<RequestId> Submit(Request request, std::shared_ptr<EventSink> sink) = 0;
 
   // Any thread; idempotent, unknown ids are ignored. The FinishedEvent (CANCELLED) still comes.

@@ -107,8 +107,8 @@ Model::Model(ModelConfig config, Kernels* kernels, int32_t max_tokens, int32_t m
   attended_ = activations(config_.q_heads * config_.head_dim);
   gate_up_ = activations(2 * config_.intermediate_size);
   gated_ = activations(config_.intermediate_size);
-  logits_ = static_cast<float*>(kernels->Allocate(max_logit_rows * config_.vocab_size *
-                                                  static_cast<int64_t>(sizeof(float))));
+  logits_ = static_cast<float*>(
+      kernels->Allocate(max_logit_rows * config_.vocab_size * static_cast<int64_t>(sizeof(float))));
 }
 
 absl::StatusOr<std::unique_ptr<Model>> Model::Load(const Checkpoint& checkpoint, Kernels* kernels,
@@ -137,15 +137,14 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const Checkpoint& checkpoint,
       ASSIGN_OR_RETURN(layer.q_norm, loader.LoadVector(attention + "q_norm.weight", c.head_dim));
       ASSIGN_OR_RETURN(layer.k_norm, loader.LoadVector(attention + "k_norm.weight", c.head_dim));
     }
-    ASSIGN_OR_RETURN(layer.attention_out, loader.LoadLinear(attention, {{"o_proj", {hidden, q_width}}},
-                                                            c.output_bias));
+    ASSIGN_OR_RETURN(layer.attention_out,
+                     loader.LoadLinear(attention, {{"o_proj", {hidden, q_width}}}, c.output_bias));
     ASSIGN_OR_RETURN(layer.mlp_norm,
                      loader.LoadVector(prefix + "post_attention_layernorm.weight", hidden));
-    ASSIGN_OR_RETURN(layer.gate_up,
-                     loader.LoadLinear(prefix + "mlp.",
-                                       {{"gate_proj", {c.intermediate_size, hidden}},
-                                        {"up_proj", {c.intermediate_size, hidden}}},
-                                       c.mlp_bias));
+    ASSIGN_OR_RETURN(layer.gate_up, loader.LoadLinear(prefix + "mlp.",
+                                                      {{"gate_proj", {c.intermediate_size, hidden}},
+                                                       {"up_proj", {c.intermediate_size, hidden}}},
+                                                      c.mlp_bias));
     ASSIGN_OR_RETURN(layer.down,
                      loader.LoadLinear(prefix + "mlp.",
                                        {{"down_proj", {hidden, c.intermediate_size}}}, c.mlp_bias));
@@ -182,15 +181,16 @@ void Model::AttentionBlock(const Layer& layer, int64_t index, int32_t rows, cons
                      .layer = index,
                      .q_heads = config_.q_heads,
                      .eps = config_.rms_norm_eps});
-  kernels_->Attention({.cache = cache,
-                       .rope = {.inv_freq = config_.rope_inv_freq.data(), .scale = config_.rope_scale},
-                       .q = qkv_,
-                       .out = attended_,
-                       .q_stride = qkv_width,
-                       .layer = index,
-                       .q_heads = config_.q_heads,
-                       .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
-                       .rotate = config_.rotate[index]});
+  kernels_->Attention(
+      {.cache = cache,
+       .rope = {.inv_freq = config_.rope_inv_freq.data(), .scale = config_.rope_scale},
+       .q = qkv_,
+       .out = attended_,
+       .q_stride = qkv_width,
+       .layer = index,
+       .q_heads = config_.q_heads,
+       .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
+       .rotate = config_.rotate[index]});
   Apply(layer.attention_out, attended_, q_width, residual_, config_.hidden_size, rows,
         MatMulOut::kAddF32);
 }
@@ -200,17 +200,14 @@ void Model::MlpBlock(const Layer& layer, int32_t rows) {
   Norm(layer.mlp_norm, rows, -1);
   Apply(layer.gate_up, normed_, config_.hidden_size, gate_up_, 2 * width, rows,
         MatMulOut::kActivations);
-  kernels_->GatedActivation({.gate_up = gate_up_,
-                             .out = gated_,
-                             .rows = rows,
-                             .width = static_cast<int32_t>(width)});
+  kernels_->GatedActivation(
+      {.gate_up = gate_up_, .out = gated_, .rows = rows, .width = static_cast<int32_t>(width)});
   Apply(layer.down, gated_, width, residual_, config_.hidden_size, rows, MatMulOut::kAddF32);
 }
 
 float* Model::Logits(int32_t first, int32_t rows) {
   Norm(final_norm_, rows, first);
-  Apply(head_, normed_, config_.hidden_size, logits_, config_.vocab_size, rows,
-        MatMulOut::kF32);
+  Apply(head_, normed_, config_.hidden_size, logits_, config_.vocab_size, rows, MatMulOut::kF32);
   return logits_;
 }
 

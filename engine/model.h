@@ -11,7 +11,8 @@
 
 namespace everlong {
 
-// Engine thread only. Weights and activations live on the device of `kernels`, which must outlive it.
+// Engine thread only. Weights and activations live on the device of `kernels`, which must outlive
+// it.
 class Model {
  public:
   // Loads the weights and sizes the activations for steps of up to max_tokens tokens and

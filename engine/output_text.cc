@@ -20,7 +20,9 @@ size_t Overlap(std::string_view text, std::string_view stop) {
 OutputText::OutputText(const Tokenizer* tokenizer, bool skip_special, std::vector<std::string> stop)
     : decoder_(tokenizer, skip_special), stop_(std::move(stop)) {}
 
-std::string OutputText::Append(int32_t id) { return Release(decoder_.Append(id)); }
+std::string OutputText::Append(int32_t id) {
+  return Release(decoder_.Append(id));
+}
 
 std::string OutputText::Finish() {
   std::string text = Release(decoder_.Finish());

@@ -10,7 +10,9 @@
 namespace everlong {
 namespace {
 
-absl::Status Invalid(std::string message) { return absl::InvalidArgumentError(message); }
+absl::Status Invalid(std::string message) {
+  return absl::InvalidArgumentError(message);
+}
 
 // NaN fails every comparison, so it is refused too.
 absl::Status InRange(const char* field, double value, double low, double high) {
@@ -29,8 +31,8 @@ absl::Status CheckSampling(const Sampling& s, int64_t vocab_size) {
   RETURN_IF_ERROR(InRange("top_k", s.top_k, 0, std::numeric_limits<int32_t>::max()));
   RETURN_IF_ERROR(InRange("top_p", s.top_p, std::numeric_limits<float>::min(), 1.0));
   RETURN_IF_ERROR(InRange("min_p", s.min_p, 0.0, std::nextafter(1.0f, 0.0f)));
-  RETURN_IF_ERROR(InRange("repetition_penalty", s.repetition_penalty,
-                          std::numeric_limits<float>::min(), 10.0));
+  RETURN_IF_ERROR(
+      InRange("repetition_penalty", s.repetition_penalty, std::numeric_limits<float>::min(), 10.0));
   RETURN_IF_ERROR(InRange("presence_penalty", s.presence_penalty, -2.0, 2.0));
   RETURN_IF_ERROR(InRange("frequency_penalty", s.frequency_penalty, -2.0, 2.0));
   std::unordered_set<int32_t> biased;
@@ -48,9 +50,9 @@ absl::Status CheckLengths(const Request& r, int64_t max_context) {
   const auto num_prompt = static_cast<int64_t>(r.prompt.size());
   if (num_prompt == 0) return Invalid("prompt: 0 tokens, at least 1 is needed");
   if (num_prompt >= max_context) {
-    return Invalid(fmt::format(
-        "prompt: {} tokens leave no room for output in the served length of {} tokens", num_prompt,
-        max_context));
+    return Invalid(
+        fmt::format("prompt: {} tokens leave no room for output in the served length of {} tokens",
+                    num_prompt, max_context));
   }
   RETURN_IF_ERROR(InRange("max_output_tokens", static_cast<double>(r.max_output_tokens), 0,
                           static_cast<double>(std::numeric_limits<int64_t>::max())));

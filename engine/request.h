@@ -20,15 +20,16 @@ inline constexpr int32_t kMaxSamples = 16;
 inline constexpr int32_t kMaxTop = 20;  // most likely tokens reported per position
 
 struct Sampling {
-  float temperature = 1.0f;  // >= 0; 0: greedy
-  int32_t top_k = 0;         // >= 0; 0: all
-  float top_p = 1.0f;        // (0, 1]
-  float min_p = 0.0f;        // [0, 1)
+  float temperature = 1.0f;         // >= 0; 0: greedy
+  int32_t top_k = 0;                // >= 0; 0: all
+  float top_p = 1.0f;               // (0, 1]
+  float min_p = 0.0f;               // [0, 1)
   float repetition_penalty = 1.0f;  // > 0
   float presence_penalty = 0.0f;    // [-2, 2]
   float frequency_penalty = 0.0f;   // [-2, 2]
   std::optional<uint64_t> seed;     // none: drawn for the request
-  std::vector<std::pair<int32_t, float>> logit_bias;  // (token, bias); [-100, 100]; each token at most once
+  std::vector<std::pair<int32_t, float>>
+      logit_bias;  // (token, bias); [-100, 100]; each token at most once
 };
 
 struct Request {
@@ -71,7 +72,7 @@ struct PrefillEvent {
 
 struct OutputEvent {
   int32_t sample = 0;
-  std::string text;                // may be empty while a sequence or a stop string is undecided
+  std::string text;  // may be empty while a sequence or a stop string is undecided
   std::vector<int32_t> token_ids;
   std::vector<PositionLogprobs> logprobs;  // one per token id where asked for
 };

@@ -15,10 +15,12 @@ int64_t NewPages(const SequenceView& s, int64_t tokens) {
 
 class Planner {
  public:
-  Planner(std::span<const SequenceView> sequences, int64_t free_pages, const SchedulerLimits& limits)
+  Planner(std::span<const SequenceView> sequences, int64_t free_pages,
+          const SchedulerLimits& limits)
       : sequences_(sequences), limits_(limits), free_pages_(free_pages) {
     running_.reserve(sequences.size());
     for (const SequenceView& s : sequences) running_.push_back(s.running);
+    preempted_.assign(sequences.size(), false);
     plan_.tokens.assign(sequences.size(), 0);
   }
 
@@ -95,11 +97,11 @@ class Planner {
   // Frees the pages of the worst-ranked sequence below i that holds any.
   bool PreemptBelow(size_t i) {
     for (size_t victim = sequences_.size() - 1; victim > i; --victim) {
-      if (!sequences_[victim].running || !running_[victim]) continue;
-      running_[victim] = false;
+      if (!sequences_[victim].holds_pages || preempted_[victim]) continue;
+      preempted_[victim] = true;
       plan_.tokens[victim] = 0;
       plan_.preempted.push_back(static_cast<int32_t>(victim));
-      free_pages_ += sequences_[victim].held_pages;
+      free_pages_ += sequences_[victim].own_pages;
       return true;
     }
     return false;
@@ -109,6 +111,7 @@ class Planner {
   const SchedulerLimits& limits_;
   int64_t free_pages_;
   std::vector<bool> running_;
+  std::vector<bool> preempted_;
   Schedule plan_;
 };
 

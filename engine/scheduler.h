@@ -14,25 +14,26 @@ struct SchedulerLimits {
 
 // A sequence as the scheduler sees it, best rank (priority, then arrival) first.
 struct SequenceView {
-  int64_t pending = 0;      // tokens not stored yet, >= 1
+  int64_t pending = 0;  // tokens not stored yet, >= 1
   int64_t stored = 0;
-  int64_t held_pages = 0;   // given back if it is preempted: pages no other sequence shares
+  int64_t own_pages = 0;  // pages that preempting it would free: those no other sequence holds
   bool writes_shared_page = false;  // its next token costs one page more
-  bool running = false;     // admitted: holds pages
-  bool paused = false;      // its reader is behind: keeps its pages, gets no tokens
+  bool holds_pages = false;         // own or shared
+  bool running = false;             // admitted
+  bool paused = false;              // its reader is behind: keeps its pages, gets no tokens
 };
 
 struct Schedule {
-  std::vector<int64_t> tokens;      // [sequences]: this step's share, 0 for none
-  std::vector<int32_t> preempted;   // indices that must give up their pages; they get none
+  std::vector<int64_t> tokens;     // [sequences]: this step's share, 0 for none
+  std::vector<int32_t> preempted;  // indices that must give up their pages; they get none
 };
 
 // Decoding sequences (one pending token) come first. The budget that is left is shared evenly among
 // the sequences that still read their prompt, so that a short prompt waits for at most one chunk of
 // a long one; chunks end at page boundaries unless they end the prompt. A waiting sequence is
-// admitted in rank order, once its pending tokens fit beside what the running ones have yet to read.
-// A running sequence that needs a page where none is free preempts the worst-ranked running one
-// below it; so the best-ranked always advances.
+// admitted in rank order, once its pending tokens fit beside what the running ones have yet to
+// read. A sequence that needs a page where none is free preempts the worst-ranked one below it that
+// holds pages; so the best-ranked always advances.
 Schedule ScheduleStep(std::span<const SequenceView> sequences, int64_t free_pages,
                       const SchedulerLimits& limits);
 

@@ -79,7 +79,6 @@ Sequence::Sequence(const Sequence& first, int32_t sample, Session session)
       session(std::move(session)),
       num_prompt(first.num_prompt),
       forked(true),
-      running(first.running),
       num_scored(first.num_prompt),
       text(first.tokenizer, first.request->skip_special_tokens, first.request->stop),
       adjusts(first.adjusts) {}

@@ -52,7 +52,8 @@ struct Sequence {
   int64_t num_prompt;
   bool forked = false;   // its siblings exist, or it has none
   bool running = false;  // admitted by the scheduler
-  int64_t num_scored = 1;  // leading prompt tokens whose log probabilities need no computing any more
+  int64_t num_scored =
+      1;  // leading prompt tokens whose log probabilities need no computing any more
   OutputText text;
   LogitAdjusts adjusts;
   absl::Time last_output = absl::InfinitePast();

@@ -3,19 +3,15 @@
 #include <algorithm>
 
 namespace everlong {
-namespace {
 
 bool WritesSharedPage(const Session& session, const PagePool& pool) {
   return session.stored % kPageTokens != 0 &&
          pool.IsShared(session.pages[session.stored / kPageTokens]);
 }
 
-}  // namespace
-
-int64_t PagesToExtend(const Session& session, const PagePool& pool, int64_t num_tokens) {
-  const int64_t missing =
-      PagesFor(session.stored + num_tokens) - static_cast<int64_t>(session.pages.size());
-  return std::max<int64_t>(missing, 0) + (WritesSharedPage(session, pool) ? 1 : 0);
+int64_t OwnPages(const Session& session, const PagePool& pool) {
+  return std::count_if(session.pages.begin(), session.pages.end(),
+                       [&](int32_t page) { return !pool.IsShared(page); });
 }
 
 void Extend(Session& session, PagePool& pool, int64_t num_tokens, std::vector<PageCopy>& copies) {

@@ -28,8 +28,11 @@ struct PageCopy {
   int32_t to;
 };
 
-// Pages that Extend would take from the pool.
-int64_t PagesToExtend(const Session& session, const PagePool& pool, int64_t num_tokens);
+// Whether the next stored token falls into a page that other sessions hold too.
+bool WritesSharedPage(const Session& session, const PagePool& pool);
+
+// Pages that no other session holds: what DropPages would free.
+int64_t OwnPages(const Session& session, const PagePool& pool);
 
 // Makes room for the next num_tokens after the stored ones: adds pages, and replaces a shared last
 // page by a copy, which the caller has to carry out before the page is written. The pool must have

@@ -6,10 +6,11 @@
 namespace everlong {
 namespace {
 
-// Buckets as vLLM names them, so that dashboards carry over; first tokens of long prompts need more.
+// Buckets as vLLM names them, so that dashboards carry over; first tokens of long prompts need
+// more.
 std::vector<double> FirstTokenBuckets() {
-  return {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25,  0.5,   0.75,
-          1,     2.5,   5,    7.5,  10,   20,   40,   80,  160,   640,   2560};
+  return {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
+          1,     2.5,   5,    7.5,  10,   20,   40,   80,  160,  640, 2560};
 }
 
 std::vector<double> TokenBuckets() {
@@ -18,11 +19,13 @@ std::vector<double> TokenBuckets() {
 }
 
 std::vector<double> RequestBuckets() {
-  return {0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
+  return {0.3, 0.5, 0.8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
+          30,  40,  50,  60, 120, 240, 480, 960, 1920, 7680};
 }
 
 std::vector<double> StepBuckets() {
-  return {0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10};
+  return {0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
+          0.05,   0.1,     0.25,   0.5,   1,      2.5,   5,    10};
 }
 
 std::vector<double> StepTokenBuckets() {

@@ -1,0 +1,580 @@
+#include "engine/engine.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <map>
+#include <mutex>
+#include <random>
+#include <thread>
+#include <utility>
+
+#include "engine/batch.h"
+#include "engine/kv/page_pool.h"
+#include "engine/model.h"
+#include "engine/scheduler.h"
+#include "engine/sequence.h"
+#include "engine/status.h"
+#include "fmt/format.h"
+
+namespace everlong {
+namespace {
+
+// How long the thread sleeps when every sequence waits for its reader.
+constexpr auto kBacklogPoll = std::chrono::milliseconds(2);
+
+// A request between Submit and its FinishedEvent.
+struct ActiveRequest {
+  RequestId id;
+  Request request;
+  std::shared_ptr<EventSink> sink;
+  absl::Time submitted;
+  absl::Time scheduled = absl::InfinitePast();
+  absl::Time first_token = absl::InfinitePast();
+  int32_t unfinished_samples = 0;
+  int64_t reported_prefill = 0;
+  int64_t output_tokens = 0;
+
+  bool started() const { return scheduled != absl::InfinitePast(); }
+};
+
+// Best rank first: priority, then arrival, then sample.
+bool RanksBefore(const std::unique_ptr<Sequence>& a, const std::unique_ptr<Sequence>& b) {
+  if (a->request->priority != b->request->priority) {
+    return a->request->priority > b->request->priority;
+  }
+  if (a->request_id != b->request_id) return a->request_id < b->request_id;
+  return a->sample < b->sample;
+}
+
+PositionLogprobs ToLogprobs(const Batch::Result& result) {
+  return {.chosen = result.chosen, .top = {result.top, result.top + result.num_top}};
+}
+
+double Seconds(absl::Duration d) {
+  return absl::ToDoubleSeconds(d);
+}
+
+struct LoadedParts {
+  std::unique_ptr<Kernels> kernels;
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<ChatTemplate> chat_template;
+  std::unique_ptr<Model> model;
+  KvCache cache;
+  int32_t num_pages;
+  EngineOptions options;
+};
+
+class EngineLoop final : public Engine {
+ public:
+  explicit EngineLoop(LoadedParts parts) : parts_(std::move(parts)), pool_(parts_.num_pages) {
+    stats_.kv_pages_total = parts_.num_pages;
+    stats_.kv_page_bytes = parts_.cache.PageBytes() * config().num_layers;
+  }
+  ~EngineLoop() override { Stop(); }
+
+  const ModelConfig& config() const override { return parts_.model->config(); }
+  const EngineOptions& options() const override { return parts_.options; }
+  const Tokenizer& tokenizer() const override { return *parts_.tokenizer; }
+  const ChatTemplate* chat_template() const override { return parts_.chat_template.get(); }
+  int64_t kv_bytes_per_token() const override {
+    return parts_.cache.PageBytes() * config().num_layers / kPageTokens;
+  }
+
+  absl::StatusOr<RequestId> Submit(Request request, std::shared_ptr<EventSink> sink) override;
+  void Cancel(RequestId id) override;
+  bool Step() override;
+  void Start() override;
+  void Drain() override;
+  bool Idle() const override;
+  void Stop() override;
+  bool Healthy() const override { return healthy_; }
+  EngineStats Stats() const override;
+
+ private:
+  void Loop();
+
+  void TakeInbox();
+  void Admit(std::unique_ptr<ActiveRequest> active);
+  void EndExpired();
+  void ForkReady();
+  Schedule Plan() const;
+  void Preempt(const Schedule& plan);
+  void BuildBatch(const Schedule& plan);
+  bool RunBatch();
+  void Deliver();
+  void DeliverSlice(const Batch::Slice& slice, absl::Time now);
+  void DeliverToken(ActiveRequest& active, Sequence& sequence, const Batch::Result& result,
+                    absl::Time now);
+  void FinishSample(ActiveRequest& active, Sequence& sequence, SampleFinishedEvent event);
+  void FinishRequest(RequestId id, const absl::Status& status);
+  void RemoveSequences(RequestId id);
+  void CountStep(absl::Duration duration);
+  void PublishGauges();
+
+  LoadedParts parts_;
+  PagePool pool_;
+  std::map<RequestId, std::unique_ptr<ActiveRequest>> requests_;
+  std::vector<std::unique_ptr<Sequence>> sequences_;  // in rank order
+  std::vector<std::pair<RequestId, int32_t>> finished_samples_;
+  Batch batch_;
+  std::vector<PageCopy> copies_;
+  std::thread thread_;
+  std::atomic<bool> healthy_{true};
+
+  mutable std::mutex mutex_;  // guards everything below
+  std::condition_variable wake_;
+  std::vector<std::unique_ptr<ActiveRequest>> submitted_;
+  std::vector<RequestId> cancelled_;
+  RequestId next_id_ = 1;
+  int64_t num_waiting_ = 0;  // submitted and not yet scheduled
+  int64_t num_unfinished_ = 0;
+  bool draining_ = false;
+  bool stopping_ = false;
+  EngineStats stats_;
+};
+
+absl::StatusOr<RequestId> EngineLoop::Submit(Request request, std::shared_ptr<EventSink> sink) {
+  RETURN_IF_ERROR(ValidateRequest(request, config(), options().max_context));
+  if (!request.sampling.seed) {
+    std::random_device device;
+    request.sampling.seed = (uint64_t{device()} << 32) | device();
+  }
+  if (request.max_output_tokens == 0) {
+    request.max_output_tokens = options().max_context - static_cast<int64_t>(request.prompt.size());
+  }
+  const absl::Time now = options().clock();
+  const std::lock_guard lock(mutex_);
+  if (draining_ || stopping_) return absl::UnavailableError("the server is shutting down");
+  if (!healthy_) return absl::UnavailableError("the device has failed");
+  if (num_waiting_ >= options().max_waiting) {
+    return absl::ResourceExhaustedError(
+        fmt::format("{} requests are waiting, the limit max_waiting is {}", num_waiting_,
+                    options().max_waiting));
+  }
+  ++num_waiting_;
+  ++num_unfinished_;
+  const RequestId id = next_id_++;
+  submitted_.push_back(std::make_unique<ActiveRequest>(ActiveRequest{
+      .id = id, .request = std::move(request), .sink = std::move(sink), .submitted = now}));
+  wake_.notify_one();
+  return id;
+}
+
+void EngineLoop::Cancel(RequestId id) {
+  const std::lock_guard lock(mutex_);
+  cancelled_.push_back(id);
+  wake_.notify_one();
+}
+
+bool EngineLoop::Step() {
+  TakeInbox();
+  EndExpired();
+  ForkReady();
+  const Schedule plan = Plan();
+  Preempt(plan);
+  BuildBatch(plan);
+  const bool ran = !batch_.empty() && RunBatch();
+  if (ran) Deliver();
+  PublishGauges();
+  return ran;
+}
+
+void EngineLoop::TakeInbox() {
+  std::vector<std::unique_ptr<ActiveRequest>> submitted;
+  std::vector<RequestId> cancelled;
+  {
+    const std::lock_guard lock(mutex_);
+    submitted.swap(submitted_);
+    cancelled.swap(cancelled_);
+  }
+  for (auto& active : submitted) Admit(std::move(active));
+  for (const RequestId id : cancelled) {
+    FinishRequest(id, absl::CancelledError("the request was cancelled"));
+  }
+}
+
+void EngineLoop::Admit(std::unique_ptr<ActiveRequest> active) {
+  ActiveRequest& a = *active;
+  const auto ahead = std::count_if(requests_.begin(), requests_.end(),
+                                   [](const auto& entry) { return !entry.second->started(); });
+  a.unfinished_samples = 1;
+  auto sequence = std::make_unique<Sequence>(&a.request, a.id, config(), parts_.tokenizer.get());
+  const auto rank = std::upper_bound(sequences_.begin(), sequences_.end(), sequence, RanksBefore);
+  sequences_.insert(rank, std::move(sequence));
+  requests_.emplace(a.id, std::move(active));
+  a.sink->OnEvent(AcceptedEvent{.id = a.id, .queue_position = ahead});
+}
+
+void EngineLoop::EndExpired() {
+  const absl::Time now = options().clock();
+  std::vector<RequestId> expired;
+  for (const auto& [id, active] : requests_) {
+    if (active->request.deadline <= now) expired.push_back(id);
+  }
+  for (const RequestId id : expired) {
+    FinishRequest(id, absl::DeadlineExceededError("the request's deadline has passed"));
+  }
+}
+
+// Splits requests of several samples, whose prompt is stored but for its last token.
+void EngineLoop::ForkReady() {
+  for (size_t i = 0; i < sequences_.size(); ++i) {
+    Sequence& first = *sequences_[i];
+    if (first.forked || first.num_pending() > 0) continue;
+    const int32_t num_samples = first.request->num_samples;
+    std::vector<std::unique_ptr<Sequence>> siblings;
+    for (int32_t sample = 1; sample < num_samples; ++sample) {
+      siblings.push_back(std::make_unique<Sequence>(first, sample, Fork(first.session, pool_)));
+    }
+    first.forked = true;
+    requests_.at(first.request_id)->unfinished_samples = num_samples;
+    sequences_.insert(sequences_.begin() + static_cast<ptrdiff_t>(i) + 1,
+                      std::make_move_iterator(siblings.begin()),
+                      std::make_move_iterator(siblings.end()));
+    i += siblings.size();
+  }
+}
+
+Schedule EngineLoop::Plan() const {
+  std::vector<SequenceView> views;
+  views.reserve(sequences_.size());
+  for (const auto& sequence : sequences_) {
+    const Session& s = sequence->session;
+    views.push_back({.pending = sequence->num_pending(),
+                     .stored = s.stored,
+                     .own_pages = OwnPages(s, pool_),
+                     .writes_shared_page = WritesSharedPage(s, pool_),
+                     .holds_pages = !s.pages.empty(),
+                     .running = sequence->running,
+                     .paused = requests_.at(sequence->request_id)->sink->Backlogged()});
+  }
+  return ScheduleStep(
+      views, pool_.num_free(),
+      {.max_batch_tokens = options().max_batch_tokens, .max_running = options().max_running});
+}
+
+void EngineLoop::Preempt(const Schedule& plan) {
+  if (plan.preempted.empty()) return;
+  for (const int32_t i : plan.preempted) {
+    DropPages(sequences_[i]->session, pool_);
+    sequences_[i]->running = false;
+  }
+  const std::lock_guard lock(mutex_);
+  stats_.preemptions += plan.preempted.size();
+}
+
+void EngineLoop::BuildBatch(const Schedule& plan) {
+  batch_.Clear();
+  const absl::Time now = options().clock();
+  for (size_t i = 0; i < sequences_.size(); ++i) {
+    if (plan.tokens[i] == 0) continue;
+    Sequence& sequence = *sequences_[i];
+    ActiveRequest& active = *requests_.at(sequence.request_id);
+    if (!active.started()) {
+      active.scheduled = now;
+      const std::lock_guard lock(mutex_);
+      --num_waiting_;
+      stats_.request_queue_time_seconds.Observe(Seconds(now - active.submitted));
+    }
+    sequence.running = true;
+    Extend(sequence.session, pool_, plan.tokens[i], copies_);
+    batch_.Add(sequence, plan.tokens[i]);
+  }
+}
+
+// False where the device failed: every request has ended then.
+bool EngineLoop::RunBatch() {
+  const absl::Time begin = options().clock();
+  try {
+    if (!copies_.empty()) {
+      std::vector<int32_t> from;
+      std::vector<int32_t> to;
+      for (const PageCopy& copy : copies_) {
+        from.push_back(copy.from);
+        to.push_back(copy.to);
+      }
+      parts_.kernels->CopyPages({.cache = parts_.cache,
+                                 .from = from.data(),
+                                 .to = to.data(),
+                                 .num_layers = config().num_layers,
+                                 .num_pages = static_cast<int32_t>(copies_.size())});
+    }
+    batch_.Run(*parts_.model, *parts_.kernels, parts_.cache);
+  } catch (const DeviceError& error) {
+    healthy_ = false;
+    const std::string reason = fmt::format("the device has failed: {}", error.what());
+    while (!requests_.empty()) {
+      FinishRequest(requests_.begin()->first, absl::InternalError(reason));
+    }
+  }
+  ReleaseCopied(pool_, copies_);
+  CountStep(options().clock() - begin);
+  return healthy_;
+}
+
+void EngineLoop::Deliver() {
+  const absl::Time now = options().clock();
+  for (const Batch::Slice& slice : batch_.slices()) DeliverSlice(slice, now);
+  for (const auto& [id, sample] : finished_samples_) {
+    std::erase_if(sequences_, [&, id = id, sample = sample](const auto& sequence) {
+      return sequence->request_id == id && sequence->sample == sample;
+    });
+    if (--requests_.at(id)->unfinished_samples == 0) FinishRequest(id, absl::OkStatus());
+  }
+  finished_samples_.clear();
+}
+
+void EngineLoop::DeliverSlice(const Batch::Slice& slice, absl::Time now) {
+  Sequence& sequence = *slice.sequence;
+  ActiveRequest& active = *requests_.at(sequence.request_id);
+  sequence.session.stored += slice.num_tokens;
+
+  PrefillEvent prefill = {.done_tokens = std::min(sequence.session.stored, sequence.num_prompt),
+                          .total_tokens = sequence.num_prompt};
+  int32_t output = slice.first_output;
+  for (; output < slice.end_output && !batch_.result(output).sampled; ++output) {
+    prefill.prompt_logprobs.push_back(ToLogprobs(batch_.result(output)));
+    ++sequence.num_scored;
+  }
+  if (prefill.done_tokens > active.reported_prefill) {
+    {
+      const std::lock_guard lock(mutex_);
+      stats_.prompt_tokens += prefill.done_tokens - active.reported_prefill;
+    }
+    active.reported_prefill = prefill.done_tokens;
+    active.sink->OnEvent(std::move(prefill));
+  }
+  if (output < slice.end_output) DeliverToken(active, sequence, batch_.result(output), now);
+}
+
+void EngineLoop::DeliverToken(ActiveRequest& active, Sequence& sequence,
+                              const Batch::Result& result, absl::Time now) {
+  const int32_t token = result.chosen.token;
+  sequence.session.tokens.push_back(token);
+  sequence.adjusts.OnOutput(token);
+  ++active.output_tokens;
+  {
+    const std::lock_guard lock(mutex_);
+    ++stats_.output_tokens;
+    if (active.first_token == absl::InfinitePast()) {
+      active.first_token = now;
+      stats_.time_to_first_token_seconds.Observe(Seconds(now - active.submitted));
+      stats_.request_prefill_time_seconds.Observe(Seconds(now - active.scheduled));
+    } else if (sequence.last_output != absl::InfinitePast()) {
+      stats_.inter_token_latency_seconds.Observe(Seconds(now - sequence.last_output));
+    }
+  }
+  sequence.last_output = now;
+
+  const bool ends = sequence.EndsOutput(token);
+  OutputEvent event = {.sample = sequence.sample, .token_ids = {token}};
+  if (active.request.logprobs >= 0) event.logprobs.push_back(ToLogprobs(result));
+  if (!ends && token < tokenizer().vocab_size()) event.text = sequence.text.Append(token);
+  const bool full = sequence.num_output() >= active.request.max_output_tokens;
+  if ((ends || full) && sequence.text.matched_stop() < 0) event.text += sequence.text.Finish();
+  const int stop = sequence.text.matched_stop();
+  active.sink->OnEvent(std::move(event));
+
+  if (stop >= 0) {
+    FinishSample(active, sequence,
+                 {.reason = FinishReason::kStopString, .stop_string = active.request.stop[stop]});
+  } else if (ends) {
+    FinishSample(active, sequence, {.reason = FinishReason::kStopToken, .stop_token = token});
+  } else if (full) {
+    FinishSample(active, sequence, {.reason = FinishReason::kLength});
+  }
+}
+
+void EngineLoop::FinishSample(ActiveRequest& active, Sequence& sequence,
+                              SampleFinishedEvent event) {
+  event.sample = sequence.sample;
+  if (active.unfinished_samples == 1) {
+    const std::lock_guard lock(mutex_);
+    ++stats_.finished[static_cast<size_t>(event.reason)];
+  }
+  active.sink->OnEvent(std::move(event));
+  DropPages(sequence.session, pool_);
+  finished_samples_.emplace_back(active.id, sequence.sample);
+}
+
+void EngineLoop::FinishRequest(RequestId id, const absl::Status& status) {
+  const auto it = requests_.find(id);
+  if (it == requests_.end()) return;
+  const ActiveRequest& active = *it->second;
+  RemoveSequences(id);
+  const absl::Time now = options().clock();
+  FinishedEvent event = {
+      .status = status,
+      .usage = {.prompt_tokens = static_cast<int64_t>(active.request.prompt.size()),
+                .output_tokens = active.output_tokens}};
+  Timings& timings = event.timings;
+  const bool has_token = active.first_token != absl::InfinitePast();
+  timings.queue = (active.started() ? active.scheduled : now) - active.submitted;
+  if (active.started()) timings.prefill = (has_token ? active.first_token : now) - active.scheduled;
+  if (has_token) {
+    timings.first_token = active.first_token - active.submitted;
+    timings.decode = now - active.first_token;
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    --num_unfinished_;
+    if (!active.started()) --num_waiting_;
+    if (status.ok()) {
+      stats_.e2e_request_latency_seconds.Observe(Seconds(now - active.submitted));
+      stats_.request_decode_time_seconds.Observe(Seconds(timings.decode));
+    } else {
+      ++stats_.failures[status.code()];
+    }
+  }
+  active.sink->OnEvent(std::move(event));
+  requests_.erase(it);
+}
+
+void EngineLoop::RemoveSequences(RequestId id) {
+  std::erase_if(sequences_, [&](const auto& sequence) {
+    if (sequence->request_id != id) return false;
+    DropPages(sequence->session, pool_);
+    return true;
+  });
+}
+
+void EngineLoop::CountStep(absl::Duration duration) {
+  const bool prefill = std::any_of(batch_.slices().begin(), batch_.slices().end(),
+                                   [](const Batch::Slice& slice) { return slice.num_tokens > 1; });
+  const std::lock_guard lock(mutex_);
+  (prefill ? stats_.step_seconds_prefill : stats_.step_seconds_decode).Observe(Seconds(duration));
+  (prefill ? stats_.step_tokens_prefill : stats_.step_tokens_decode)
+      .Observe(static_cast<double>(batch_.num_tokens()));
+}
+
+void EngineLoop::PublishGauges() {
+  const std::lock_guard lock(mutex_);
+  stats_.kv_pages_used = pool_.num_pages() - pool_.num_free();
+}
+
+EngineStats EngineLoop::Stats() const {
+  const std::lock_guard lock(mutex_);
+  EngineStats stats = stats_;
+  stats.requests_waiting = num_waiting_;
+  stats.requests_running = num_unfinished_ - num_waiting_;
+  return stats;
+}
+
+void EngineLoop::Start() {
+  thread_ = std::thread(&EngineLoop::Loop, this);
+}
+
+void EngineLoop::Loop() {
+  while (true) {
+    const bool busy = Step();
+    std::unique_lock lock(mutex_);
+    if (stopping_) return;
+    if (busy || !submitted_.empty() || !cancelled_.empty()) continue;
+    if (num_unfinished_ > 0) {
+      wake_.wait_for(lock, kBacklogPoll);
+    } else {
+      wake_.wait(lock);
+    }
+  }
+}
+
+void EngineLoop::Drain() {
+  const std::lock_guard lock(mutex_);
+  draining_ = true;
+}
+
+bool EngineLoop::Idle() const {
+  const std::lock_guard lock(mutex_);
+  return num_unfinished_ == 0;
+}
+
+void EngineLoop::Stop() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    wake_.notify_one();
+  }
+  if (thread_.joinable()) thread_.join();
+  TakeInbox();
+  while (!requests_.empty()) {
+    FinishRequest(requests_.begin()->first, absl::UnavailableError("the server has stopped"));
+  }
+}
+
+}  // namespace
+
+namespace {
+
+int64_t MachineMemoryBytes() {
+  return int64_t{sysconf(_SC_PHYS_PAGES)} * int64_t{sysconf(_SC_PAGE_SIZE)};
+}
+
+absl::Status CheckOption(const char* name, int64_t value, int64_t low, int64_t high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      fmt::format("{}: {} is outside [{}, {}]", name, value, low, high));
+}
+
+// Checks the options and replaces defaults by what they stand for.
+absl::Status ResolveOptions(const ModelConfig& config, EngineOptions& options) {
+  if (options.max_context == 0) options.max_context = config.trained_length;
+  RETURN_IF_ERROR(CheckOption("max_context", options.max_context, 2, int64_t{1} << 30));
+  RETURN_IF_ERROR(CheckOption("max_batch_tokens", options.max_batch_tokens, kPageTokens, 1 << 20));
+  RETURN_IF_ERROR(CheckOption("max_running", options.max_running, 1, options.max_batch_tokens));
+  return CheckOption("max_waiting", options.max_waiting, 0, 1 << 30);
+}
+
+absl::StatusOr<int32_t> NumPages(const EngineOptions& options, int64_t page_bytes) {
+  const int64_t needed = PagesFor(options.max_context) * page_bytes;
+  int64_t budget = options.kv_device_bytes;
+  if (budget == 0) budget = std::min(4 * needed, MachineMemoryBytes() / 4);
+  if (budget < needed) {
+    return absl::ResourceExhaustedError(fmt::format(
+        "kv_device_bytes: {} bytes hold {} tokens, one sequence of max_context {} needs "
+        "{} bytes",
+        budget, budget / page_bytes * kPageTokens, options.max_context, needed));
+  }
+  return static_cast<int32_t>(std::min<int64_t>(budget / page_bytes, 1 << 30));
+}
+
+absl::StatusOr<LoadedParts> LoadParts(std::unique_ptr<Checkpoint> checkpoint,
+                                      std::unique_ptr<Kernels> kernels, EngineOptions options) {
+  const ModelConfig& config = checkpoint->config();
+  RETURN_IF_ERROR(ResolveOptions(config, options));
+  LoadedParts parts;
+  ASSIGN_OR_RETURN(parts.tokenizer, Tokenizer::FromJson(checkpoint->tokenizer_json()));
+  if (!checkpoint->chat_template().empty()) {
+    ASSIGN_OR_RETURN(parts.chat_template, ChatTemplate::Parse(checkpoint->chat_template()));
+  }
+  parts.cache = {.kv_heads = config.kv_heads, .head_dim = config.head_dim, .type = options.kv_type};
+  ASSIGN_OR_RETURN(parts.num_pages, NumPages(options, parts.cache.PageBytes() * config.num_layers));
+  parts.cache.layer_stride_bytes = parts.num_pages * parts.cache.PageBytes();
+  try {
+    parts.cache.base = kernels->Allocate(parts.cache.layer_stride_bytes * config.num_layers);
+    ASSIGN_OR_RETURN(parts.model, Model::Load(*checkpoint, kernels.get(), options.max_batch_tokens,
+                                              options.max_running));
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(
+        fmt::format("memory does not suffice for the weights beside a KV cache of {} bytes; lower "
+                    "kv_device_bytes or max_context",
+                    parts.cache.layer_stride_bytes * config.num_layers));
+  }
+  parts.kernels = std::move(kernels);
+  parts.options = std::move(options);
+  return parts;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::unique_ptr<Checkpoint> checkpoint,
+                                                       std::unique_ptr<Kernels> kernels,
+                                                       EngineOptions options) {
+  ASSIGN_OR_RETURN(LoadedParts parts,
+                   LoadParts(std::move(checkpoint), std::move(kernels), std::move(options)));
+  return std::make_unique<EngineLoop>(std::move(parts));
+}
+
+}  // namespace everlong

@@ -1,0 +1,515 @@
+#include "engine/engine.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <memory>
+#include <random>
+#include <set>
+#include <thread>
+
+#include "tests/engine/tiny_model.h"
+
+namespace everlong {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::unique_ptr<Kernels> MakeKernels(const std::string& name) {
+  return name == "cpu" ? MakeCpuKernels(2) : MakeReferenceKernels();
+}
+
+// Pages of the tiny model: 2 layers, 2 KV heads, 64 tokens, K and V of 8 f32 each.
+constexpr int64_t kTinyPageBytes = int64_t{2} * 2 * 64 * 2 * 8 * 4;
+
+EngineOptions SmallOptions() {
+  EngineOptions options;
+  options.max_context = 1024;
+  options.max_batch_tokens = 128;
+  options.max_running = 8;
+  options.kv_type = DType::kF32;
+  options.kv_device_bytes = 64 * kTinyPageBytes;
+  return options;
+}
+
+std::shared_ptr<RecordingSink> SubmitTo(Engine& engine, Request request) {
+  auto sink = std::make_shared<RecordingSink>();
+  const auto id = engine.Submit(std::move(request), sink);
+  EXPECT_TRUE(id.ok()) << id.status();
+  return sink;
+}
+
+std::vector<int32_t> OutputAlone(const EngineOptions& options, const std::string& backend,
+                                 const Request& request, int32_t sample = 0) {
+  auto engine = MakeTinyEngine(options, MakeKernels(backend));
+  auto sink = SubmitTo(*engine, request);
+  RunToEnd(*engine);
+  EXPECT_TRUE(sink->finished() && sink->end().status.ok());
+  return sink->tokens(sample);
+}
+
+class EngineBackendTest : public ::testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Backends, EngineBackendTest, ::testing::Values("reference", "cpu"));
+
+TEST_P(EngineBackendTest, EventsComeInOrderAndCountsAgree) {
+  auto engine = MakeTinyEngine(SmallOptions(), MakeKernels(GetParam()));
+  auto sink = SubmitTo(*engine, GreedyRequest(RandomPrompt(1, 300), 12));
+  RunToEnd(*engine);
+
+  ASSERT_EQ(sink->accepted.size(), 1u);
+  ASSERT_EQ(sink->terminal.size(), 1u);
+  EXPECT_TRUE(std::is_sorted(sink->order.begin(), sink->order.end()));
+  EXPECT_EQ(sink->prefill.back().done_tokens, 300);
+  EXPECT_EQ(sink->prefill.size(), 3u);  // 128 tokens a step
+  EXPECT_EQ(sink->tokens().size(), 12u);
+  ASSERT_EQ(sink->samples.size(), 1u);
+  EXPECT_EQ(sink->samples[0].reason, FinishReason::kLength);
+  EXPECT_EQ(sink->end().usage.prompt_tokens, 300);
+  EXPECT_EQ(sink->end().usage.output_tokens, 12);
+  const EngineStats stats = engine->Stats();
+  EXPECT_EQ(stats.prompt_tokens, 300u);
+  EXPECT_EQ(stats.output_tokens, 12u);
+  EXPECT_EQ(stats.kv_pages_used, 0);
+  EXPECT_EQ(stats.finished[static_cast<size_t>(FinishReason::kLength)], 1u);
+}
+
+// The central promise: neither company, nor chunk size, nor preemption changes a request's tokens.
+TEST_P(EngineBackendTest, OutputIsTheSameAloneInAnyBatchWithAnyChunk) {
+  std::vector<Request> requests;
+  for (uint32_t i = 0; i < 6; ++i) {
+    requests.push_back(GreedyRequest(RandomPrompt(i, 1 + 97 * i), 20));
+    if (i % 2 == 1) requests.back().sampling = {.temperature = 0.9f, .top_p = 0.95f, .seed = i};
+  }
+  std::vector<std::vector<int32_t>> alone;
+  for (const Request& request : requests) {
+    alone.push_back(OutputAlone(SmallOptions(), GetParam(), request));
+  }
+  for (const int32_t max_batch_tokens : {64, 100, 333, 1024}) {
+    EngineOptions options = SmallOptions();
+    options.max_batch_tokens = max_batch_tokens;
+    auto engine = MakeTinyEngine(options, MakeKernels(GetParam()));
+    std::vector<std::shared_ptr<RecordingSink>> sinks;
+    for (const Request& request : requests) {
+      sinks.push_back(SubmitTo(*engine, request));
+      engine->Step();
+    }
+    RunToEnd(*engine);
+    for (size_t i = 0; i < requests.size(); ++i) {
+      EXPECT_EQ(sinks[i]->tokens(), alone[i]) << "request " << i << ", chunk " << max_batch_tokens;
+    }
+  }
+}
+
+TEST_P(EngineBackendTest, PreemptionDoesNotChangeTheOutput) {
+  EngineOptions options = SmallOptions();
+  options.max_context = 640;
+  options.kv_device_bytes = 12 * kTinyPageBytes;  // 768 tokens: one and a half of these requests
+  auto engine = MakeTinyEngine(options, MakeKernels(GetParam()));
+  std::vector<Request> requests;
+  std::vector<std::shared_ptr<RecordingSink>> sinks;
+  for (uint32_t i = 0; i < 3; ++i) {
+    requests.push_back(GreedyRequest(RandomPrompt(40 + i, 200), 300));
+    sinks.push_back(SubmitTo(*engine, requests.back()));
+  }
+  RunToEnd(*engine);
+  EXPECT_GT(engine->Stats().preemptions, 0u);
+  EXPECT_EQ(engine->Stats().kv_pages_used, 0);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    EXPECT_EQ(sinks[i]->tokens(), OutputAlone(SmallOptions(), GetParam(), requests[i]));
+  }
+}
+
+TEST_P(EngineBackendTest, SamplesShareThePromptAndDrawTheirOwnStreams) {
+  Request request = GreedyRequest(RandomPrompt(7, 150), 10);
+  request.sampling = {.temperature = 1.0f, .seed = 11};
+  request.num_samples = 5;
+  auto engine = MakeTinyEngine(SmallOptions(), MakeKernels(GetParam()));
+  auto sink = SubmitTo(*engine, request);
+  int64_t most_pages = 0;
+  while (!sink->finished()) {
+    engine->Step();
+    most_pages = std::max(most_pages, engine->Stats().kv_pages_used);
+  }
+  // Two whole pages are shared; each sample holds a third of its own.
+  EXPECT_LE(most_pages, 2 + 5 + 1);
+  EXPECT_EQ(engine->Stats().kv_pages_used, 0);
+  EXPECT_EQ(engine->Stats().prompt_tokens, 150u);
+  std::set<std::vector<int32_t>> distinct;
+  for (int32_t sample = 0; sample < 5; ++sample) {
+    EXPECT_EQ(sink->tokens(sample).size(), 10u);
+    distinct.insert(sink->tokens(sample));
+  }
+  EXPECT_EQ(distinct.size(), 5u);
+  EXPECT_EQ(sink->samples.size(), 5u);
+  request.num_samples = 1;
+  EXPECT_EQ(sink->tokens(0), OutputAlone(SmallOptions(), GetParam(), request));
+}
+
+TEST_P(EngineBackendTest, PromptLogprobsScoreEveryTokenButTheFirst) {
+  // The log probabilities of a generated continuation must equal those of the same tokens as
+  // prompt.
+  Request request = GreedyRequest(RandomPrompt(3, 90), 60);
+  request.logprobs = 3;
+  auto engine = MakeTinyEngine(SmallOptions(), MakeKernels(GetParam()));
+  auto generated = SubmitTo(*engine, request);
+  RunToEnd(*engine);
+
+  Request again = GreedyRequest(request.prompt, 1);
+  const std::vector<int32_t> output = generated->tokens();
+  again.prompt.insert(again.prompt.end(), output.begin(), output.end());
+  again.prompt_logprobs = 3;
+  auto scored = SubmitTo(*engine, again);
+  RunToEnd(*engine);
+
+  std::vector<PositionLogprobs> prompt;
+  for (const PrefillEvent& event : scored->prefill) {
+    prompt.insert(prompt.end(), event.prompt_logprobs.begin(), event.prompt_logprobs.end());
+  }
+  ASSERT_EQ(prompt.size(), again.prompt.size() - 1);
+  for (size_t i = 0; i < generated->outputs.size(); ++i) {
+    const PositionLogprobs& at_decode = generated->outputs[i].logprobs.at(0);
+    const PositionLogprobs& at_prefill = prompt[request.prompt.size() - 1 + i];
+    EXPECT_EQ(at_decode.chosen.token, at_prefill.chosen.token);
+    EXPECT_EQ(at_decode.chosen.logprob, at_prefill.chosen.logprob);
+    ASSERT_EQ(at_decode.top.size(), 3u);
+    EXPECT_EQ(at_decode.top[0].token, at_decode.chosen.token);  // greedy
+    EXPECT_GE(at_decode.top[0].logprob, at_decode.top[1].logprob);
+    EXPECT_EQ(at_prefill.top[2].token, at_decode.top[2].token);
+  }
+}
+
+class EngineTest : public ::testing::Test {
+ protected:
+  EngineTest() { Restart(SmallOptions()); }
+
+  void Restart(EngineOptions options) {
+    options.clock = [this] { return now_; };
+    engine_ = MakeTinyEngine(options, MakeReferenceKernels());
+  }
+
+  absl::Time now_ = absl::FromUnixSeconds(1000);
+  std::unique_ptr<Engine> engine_;
+};
+
+TEST_F(EngineTest, CancelFreesEverythingWithinOneStep) {
+  auto sink = std::make_shared<RecordingSink>();
+  const auto id = engine_->Submit(GreedyRequest(RandomPrompt(1, 900), 50), sink);
+  engine_->Step();
+  EXPECT_GT(engine_->Stats().kv_pages_used, 0);
+  engine_->Cancel(*id);
+  engine_->Cancel(*id);
+  engine_->Cancel(12345);
+  engine_->Step();
+  ASSERT_TRUE(sink->finished());
+  EXPECT_EQ(sink->end().status.code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(engine_->Stats().kv_pages_used, 0);
+  EXPECT_TRUE(engine_->Idle());
+}
+
+TEST_F(EngineTest, DeadlineEndsRunningAndWaitingRequests) {
+  Request request = GreedyRequest(RandomPrompt(1, 500), 100);
+  request.deadline = now_ + absl::Seconds(5);
+  auto running = SubmitTo(*engine_, request);
+  engine_->Step();
+  now_ += absl::Seconds(4);
+  engine_->Step();
+  EXPECT_FALSE(running->finished());
+  auto late = SubmitTo(*engine_, request);
+  now_ += absl::Seconds(1);
+  engine_->Step();
+  ASSERT_TRUE(running->finished() && late->finished());
+  EXPECT_EQ(running->end().status.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(late->end().status.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(late->end().timings.queue, absl::Seconds(1));
+  EXPECT_EQ(engine_->Stats().kv_pages_used, 0);
+  EXPECT_EQ(engine_->Stats().failures.at(absl::StatusCode::kDeadlineExceeded), 2u);
+}
+
+TEST_F(EngineTest, ShortRequestWaitsForAtMostOneChunkOfALongOne) {
+  auto long_one = SubmitTo(*engine_, GreedyRequest(RandomPrompt(1, 1000), 4));
+  engine_->Step();
+  auto short_one = SubmitTo(*engine_, GreedyRequest(RandomPrompt(2, 30), 4));
+  engine_->Step();
+  EXPECT_EQ(short_one->tokens().size(), 1u);
+  EXPECT_LT(long_one->prefill.back().done_tokens, 1000);
+}
+
+TEST_F(EngineTest, HigherPriorityStartsFirst) {
+  EngineOptions options = SmallOptions();
+  options.max_running = 1;
+  Restart(options);
+  auto low = SubmitTo(*engine_, GreedyRequest(RandomPrompt(1, 10), 4));
+  Request urgent = GreedyRequest(RandomPrompt(2, 10), 4);
+  urgent.priority = 1;
+  auto high = SubmitTo(*engine_, urgent);
+  while (!high->finished()) engine_->Step();
+  EXPECT_TRUE(low->outputs.empty());
+  RunToEnd(*engine_);
+  EXPECT_TRUE(low->end().status.ok());
+}
+
+TEST_F(EngineTest, StopStringEndsTheOutputAndIsNotSent) {
+  Request request = GreedyRequest(RandomPrompt(5, 40), 60);
+  auto whole = SubmitTo(*engine_, request);
+  RunToEnd(*engine_);
+  const std::string text = whole->text();
+  // A piece from the middle that does not start at a replacement character.
+  size_t at = text.size() / 2;
+  while (at < text.size() && (text[at] & 0x80) != 0) ++at;
+  size_t end = at + 1;
+  while (end < text.size() && end < at + 3 && (text[end] & 0x80) == 0) ++end;
+  ASSERT_LT(end, text.size());
+  request.stop = {"never\xf0\x9f\x98\x80", text.substr(at, end - at)};
+  auto stopped = SubmitTo(*engine_, request);
+  RunToEnd(*engine_);
+  EXPECT_EQ(stopped->text(), text.substr(0, text.find(request.stop[1])));
+  EXPECT_EQ(stopped->samples.at(0).reason, FinishReason::kStopString);
+  EXPECT_EQ(stopped->samples.at(0).stop_string, request.stop[1]);
+}
+
+TEST_F(EngineTest, StopTokenEndsTheOutputAndMinOutputTokensForbidsIt) {
+  Request request = GreedyRequest(RandomPrompt(5, 40), 30);
+  auto whole = SubmitTo(*engine_, request);
+  RunToEnd(*engine_);
+  const std::vector<int32_t> tokens = whole->tokens();
+  request.stop_token_ids = {tokens[6]};
+  auto stopped = SubmitTo(*engine_, request);
+  RunToEnd(*engine_);
+  const auto first = std::find(tokens.begin(), tokens.end(), tokens[6]);
+  EXPECT_EQ(stopped->tokens(), std::vector<int32_t>(tokens.begin(), first + 1));
+  EXPECT_EQ(stopped->samples.at(0).stop_token, tokens[6]);
+
+  request.min_output_tokens = 12;
+  auto longer = SubmitTo(*engine_, request);
+  RunToEnd(*engine_);
+  const std::vector<int32_t> later = longer->tokens();
+  ASSERT_GE(later.size(), 12u);
+  EXPECT_EQ(std::count(later.begin(), later.begin() + 12, tokens[6]), 0);
+}
+
+TEST_F(EngineTest, EndOfSequenceEndsUnlessIgnored) {
+  Request request = GreedyRequest(RandomPrompt(5, 40), 8);
+  request.sampling.logit_bias = {{kTinyEnd, 100.0f}};
+  request.ignore_eos = false;
+  auto ended = SubmitTo(*engine_, request);
+  request.ignore_eos = true;
+  auto ignored = SubmitTo(*engine_, request);
+  RunToEnd(*engine_);
+  EXPECT_EQ(ended->tokens(), std::vector<int32_t>{kTinyEnd});
+  EXPECT_EQ(ended->text(), "");
+  EXPECT_EQ(ignored->tokens(), std::vector<int32_t>(8, kTinyEnd));
+}
+
+TEST_F(EngineTest, PenaltiesKeepTokensFromComingBack) {
+  Request request = GreedyRequest(RandomPrompt(5, 40), 100);
+  request.sampling.frequency_penalty = 2.0f;
+  request.sampling.presence_penalty = 2.0f;
+  request.sampling.repetition_penalty = 10.0f;
+  auto sink = SubmitTo(*engine_, request);
+  RunToEnd(*engine_);
+  const std::vector<int32_t> tokens = sink->tokens();
+  const std::set<int32_t> distinct(tokens.begin(), tokens.end());
+  EXPECT_GT(distinct.size(), 90u);
+}
+
+TEST_F(EngineTest, BackloggedReaderPausesOnlyItsOwnRequest) {
+  auto slow = SubmitTo(*engine_, GreedyRequest(RandomPrompt(1, 40), 20));
+  auto quick = SubmitTo(*engine_, GreedyRequest(RandomPrompt(2, 40), 20));
+  engine_->Step();
+  slow->backlogged = true;
+  while (!quick->finished()) ASSERT_TRUE(engine_->Step());
+  EXPECT_EQ(slow->tokens().size(), 1u);
+  EXPECT_FALSE(engine_->Step());
+  slow->backlogged = false;
+  RunToEnd(*engine_);
+  EXPECT_EQ(slow->tokens().size(), 20u);
+}
+
+TEST_F(EngineTest, WaitingRequestsAreBounded) {
+  EngineOptions options = SmallOptions();
+  options.max_waiting = 2;
+  Restart(options);
+  const Request request = GreedyRequest(RandomPrompt(1, 10), 4);
+  SubmitTo(*engine_, request);
+  SubmitTo(*engine_, request);
+  const auto refused = engine_->Submit(request, std::make_shared<RecordingSink>());
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("max_waiting is 2"));
+  RunToEnd(*engine_);
+  EXPECT_EQ(engine_->Stats().requests_waiting, 0);
+  SubmitTo(*engine_, request);
+  RunToEnd(*engine_);
+}
+
+TEST_F(EngineTest, DrainingRefusesAndFinishesWhatRuns) {
+  auto sink = SubmitTo(*engine_, GreedyRequest(RandomPrompt(1, 10), 4));
+  engine_->Drain();
+  EXPECT_FALSE(engine_->Idle());
+  const auto refused =
+      engine_->Submit(GreedyRequest(RandomPrompt(1, 10), 4), std::make_shared<RecordingSink>());
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kUnavailable);
+  RunToEnd(*engine_);
+  EXPECT_TRUE(sink->end().status.ok());
+}
+
+TEST_F(EngineTest, StopEndsRunningAndSubmittedRequests) {
+  auto running = SubmitTo(*engine_, GreedyRequest(RandomPrompt(1, 10), 40));
+  engine_->Step();
+  auto submitted = SubmitTo(*engine_, GreedyRequest(RandomPrompt(1, 10), 40));
+  engine_->Stop();
+  EXPECT_EQ(running->end().status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(submitted->end().status.code(), absl::StatusCode::kUnavailable);
+}
+
+// Passes everything on to the reference backend until it is told to fail.
+class FaultyKernels final : public Kernels {
+ public:
+  explicit FaultyKernels(const std::atomic<bool>* fail) : fail_(fail) {}
+  std::string_view name() const override { return "faulty"; }
+  DType activation_type() const override { return inner_->activation_type(); }
+  void* Allocate(int64_t bytes) override { return inner_->Allocate(bytes); }
+  void Free(void* device) override { inner_->Free(device); }
+  void Upload(void* to, const void* from, int64_t bytes) override {
+    inner_->Upload(to, from, bytes);
+  }
+  void Download(void* to, const void* from, int64_t bytes) override {
+    inner_->Download(to, from, bytes);
+  }
+  Matrix LoadMatrix(std::span<const HostMatrix> parts) override {
+    return inner_->LoadMatrix(parts);
+  }
+  void BeginStep(const StepLayout& layout) override { inner_->BeginStep(layout); }
+  void Embed(const EmbedArgs& args) override { inner_->Embed(args); }
+  void RmsNorm(const RmsNormArgs& args) override { inner_->RmsNorm(args); }
+  void MatMul(const MatMulArgs& args) override { inner_->MatMul(args); }
+  void StoreKv(const StoreKvArgs& args) override { inner_->StoreKv(args); }
+  void Attention(const AttentionArgs& args) override {
+    if (*fail_) throw DeviceError("an injected fault");
+    inner_->Attention(args);
+  }
+  void GatedActivation(const GatedActivationArgs& args) override { inner_->GatedActivation(args); }
+  void Sample(const SampleArgs& args) override { inner_->Sample(args); }
+  void CopyPages(const CopyPagesArgs& args) override { inner_->CopyPages(args); }
+  void Sync() override { inner_->Sync(); }
+
+ private:
+  const std::atomic<bool>* fail_;
+  std::unique_ptr<Kernels> inner_ = MakeReferenceKernels();
+};
+
+TEST(EngineFaultTest, DeviceFaultEndsEveryRequestAndTurnsUnhealthy) {
+  std::atomic<bool> fail{false};
+  auto engine = MakeTinyEngine(SmallOptions(), std::make_unique<FaultyKernels>(&fail));
+  auto first = SubmitTo(*engine, GreedyRequest(RandomPrompt(1, 100), 40));
+  auto second = SubmitTo(*engine, GreedyRequest(RandomPrompt(2, 300), 40));
+  engine->Step();
+  EXPECT_TRUE(engine->Healthy());
+  fail = true;
+  EXPECT_FALSE(engine->Step());
+  EXPECT_FALSE(engine->Healthy());
+  for (const auto& sink : {first, second}) {
+    ASSERT_TRUE(sink->finished());
+    EXPECT_EQ(sink->end().status.code(), absl::StatusCode::kInternal);
+    EXPECT_THAT(std::string(sink->end().status.message()), HasSubstr("injected"));
+  }
+  EXPECT_EQ(engine->Stats().kv_pages_used, 0);
+  const auto refused =
+      engine->Submit(GreedyRequest(RandomPrompt(1, 10), 4), std::make_shared<RecordingSink>());
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST(EngineOptionsTest, WrongOptionsAreRefusedWithTheirNumbers) {
+  const auto create = [](auto change) {
+    EngineOptions options = SmallOptions();
+    change(options);
+    return Engine::Create(std::make_unique<TinyCheckpoint>(1), MakeReferenceKernels(), options)
+        .status();
+  };
+  EXPECT_THAT(std::string(create([](auto& o) { o.max_batch_tokens = 1; }).message()),
+              HasSubstr("max_batch_tokens: 1"));
+  EXPECT_THAT(std::string(create([](auto& o) { o.max_running = 129; }).message()),
+              HasSubstr("max_running: 129"));
+  EXPECT_THAT(std::string(create([](auto& o) { o.max_context = 1; }).message()),
+              HasSubstr("max_context: 1"));
+  const absl::Status small = create([](auto& o) { o.kv_device_bytes = 15 * kTinyPageBytes; });
+  EXPECT_EQ(small.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(small.message()), HasSubstr("hold 960 tokens"));
+}
+
+// Requests arrive, are cancelled, pause and expire at random; nothing leaks, every one ends once.
+TEST(EngineAbuseTest, RandomTrafficLeavesNothingBehind) {
+  EngineOptions options = SmallOptions();
+  options.max_context = 256;
+  options.kv_device_bytes = 9 * kTinyPageBytes;
+  absl::Time now = absl::FromUnixSeconds(1000);
+  options.clock = [&now] { return now; };
+  auto engine = MakeTinyEngine(options, MakeReferenceKernels());
+  std::mt19937 random(5);
+  std::map<RequestId, std::shared_ptr<RecordingSink>> sinks;
+  for (int step = 0; step < 600; ++step) {
+    now += absl::Milliseconds(10);
+    if (random() % 3 == 0) {
+      Request request = GreedyRequest(RandomPrompt(step, 1 + random() % 200), 1 + random() % 50);
+      request.num_samples = 1 + static_cast<int32_t>(random() % 4);
+      request.priority = static_cast<int32_t>(random() % 3);
+      if (random() % 4 == 0) request.deadline = now + absl::Milliseconds(random() % 400);
+      if (random() % 4 == 0) request.prompt_logprobs = 2;
+      auto sink = std::make_shared<RecordingSink>();
+      const auto id = engine->Submit(request, sink);
+      ASSERT_TRUE(id.ok()) << id.status();
+      sinks[*id] = sink;
+    }
+    if (!sinks.empty()) {
+      auto it = std::next(sinks.begin(), static_cast<ptrdiff_t>(random() % sinks.size()));
+      if (random() % 8 == 0) engine->Cancel(it->first);
+      it->second->backlogged = random() % 2 == 0;
+    }
+    engine->Step();
+    const EngineStats stats = engine->Stats();
+    ASSERT_LE(stats.kv_pages_used, stats.kv_pages_total);
+  }
+  for (auto& [id, sink] : sinks) sink->backlogged = false;
+  RunToEnd(*engine);
+  size_t completed = 0;
+  for (auto& [id, sink] : sinks) {
+    ASSERT_EQ(sink->terminal.size(), 1u) << "request " << id;
+    completed += sink->end().status.ok() ? 1 : 0;
+  }
+  EXPECT_GT(completed, sinks.size() / 4);
+  EXPECT_GT(engine->Stats().preemptions, 0u);
+  EXPECT_EQ(engine->Stats().kv_pages_used, 0);
+}
+
+TEST(EngineThreadTest, ManyThreadsSubmitAndCancel) {
+  auto engine = MakeTinyEngine(SmallOptions(), MakeCpuKernels(2));
+  engine->Start();
+  std::vector<std::thread> threads;
+  std::vector<std::shared_ptr<RecordingSink>> sinks(24);
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 6; ++i) {
+        auto sink = std::make_shared<RecordingSink>();
+        const auto id = engine->Submit(GreedyRequest(RandomPrompt(t * 6 + i, 50), 20), sink);
+        ASSERT_TRUE(id.ok());
+        sinks[t * 6 + i] = sink;
+        if (i % 3 == 2) engine->Cancel(*id);
+        (void)engine->Stats();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (int wait = 0; wait < 2000 && !engine->Idle(); ++wait) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  EXPECT_TRUE(engine->Idle());
+  engine->Stop();
+  for (const auto& sink : sinks) EXPECT_TRUE(sink->finished());
+  EXPECT_EQ(engine->Stats().kv_pages_used, 0);
+}
+
+}  // namespace
+}  // namespace everlong

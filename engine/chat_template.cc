@@ -3,4 +3,4 @@ namespace everlong {
 absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Parse(std::string_view) {
   return absl::UnimplementedError("chat templates");
 }
-}
+}  // namespace everlong

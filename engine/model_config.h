@@ -23,18 +23,19 @@ struct ModelConfig {
   int64_t trained_length = 0;  // max_position_embeddings
   float rms_norm_eps = 1e-5f;
   bool tied_embeddings = false;
-  bool qkv_bias = false;       // Qwen2
-  bool output_bias = false;    // bias on the attention output projection (attention_bias of Llama)
+  bool qkv_bias = false;     // Qwen2
+  bool output_bias = false;  // bias on the attention output projection (attention_bias of Llama)
   bool mlp_bias = false;
-  bool qk_norm = false;        // Qwen3
-  std::vector<bool> rotate;    // [num_layers]; false: a layer without position embedding (SmolLM3)
+  bool qk_norm = false;      // Qwen3
+  std::vector<bool> rotate;  // [num_layers]; false: a layer without position embedding (SmolLM3)
 
   // Rotary embedding with any rope scaling (linear, llama3, yarn) already applied.
   std::vector<float> rope_inv_freq;  // [head_dim / 2]
   float rope_scale = 1.0f;           // multiplies rotated queries and keys (YaRN), else 1
 
   std::vector<int32_t> bos_ids;  // first is prepended where the tokenizer adds a BOS
-  std::vector<int32_t> eos_ids;  // any ends a generation; generation_config.json extends config.json
+  std::vector<int32_t>
+      eos_ids;  // any ends a generation; generation_config.json extends config.json
 };
 
 // Reads config.json and, where not empty, generation_config.json. Unknown architectures, activation

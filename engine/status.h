@@ -1,5 +1,5 @@
-// Two macros around absl::Status. Environment and caller errors travel as absl::Status; messages name
-// the field, the value and the limit.
+// Two macros around absl::Status. Environment and caller errors travel as absl::Status; messages
+// name the field, the value and the limit.
 #pragma once
 
 #include <utility>
@@ -10,10 +10,9 @@
 #define EVERLONG_CONCAT_INNER(a, b) a##b
 #define EVERLONG_CONCAT(a, b) EVERLONG_CONCAT_INNER(a, b)
 
-#define RETURN_IF_ERROR(expression)                        \
-  do {                                                     \
-    if (absl::Status status_ = (expression); !status_.ok()) \
-      return status_;                                      \
+#define RETURN_IF_ERROR(expression)                                         \
+  do {                                                                      \
+    if (absl::Status status_ = (expression); !status_.ok()) return status_; \
   } while (false)
 
 #define ASSIGN_OR_RETURN(lhs, expression) \

@@ -12,9 +12,12 @@ namespace everlong {
 
 enum class DType : uint8_t { kF32, kF16, kBF16 };
 
-constexpr int64_t ByteSize(DType type) { return type == DType::kF32 ? 4 : 2; }
+constexpr int64_t ByteSize(DType type) {
+  return type == DType::kF32 ? 4 : 2;
+}
 
-// A KV block is the finest unit that is selected, stored and fetched; a page is the unit of allocation.
+// A KV block is the finest unit that is selected, stored and fetched; a page is the unit of
+// allocation.
 inline constexpr int kBlockTokens = 8;
 inline constexpr int kPageBlocks = 8;
 inline constexpr int kPageTokens = kBlockTokens * kPageBlocks;
@@ -28,8 +31,9 @@ struct Matrix {
   DType type = DType::kF32;
 };
 
-// Rotary position embedding. Dimension i is paired with i + head_dim / 2 ("half split"); the pair at
-// position p is turned by p * inv_freq[i]. Rotated vectors are multiplied by `scale` (1, or YaRN's).
+// Rotary position embedding. Dimension i is paired with i + head_dim / 2 ("half split"); the pair
+// at position p is turned by p * inv_freq[i]. Rotated vectors are multiplied by `scale` (1, or
+// YaRN's).
 struct Rope {
   const float* inv_freq = nullptr;  // host, [head_dim / 2]; valid as long as the backend is used
   float scale = 1.0f;
@@ -63,7 +67,7 @@ struct StepLayout {
   const int32_t* pages = nullptr;          // page ids, sequence after sequence
   const int64_t* page_begin = nullptr;     // [num_sequences + 1], cumulative, into pages
   int32_t num_outputs = 0;
-  const int32_t* output_rows = nullptr;    // [num_outputs], ascending: tokens whose logits are wanted
+  const int32_t* output_rows = nullptr;  // [num_outputs], ascending: tokens whose logits are wanted
 };
 
 // out[t] = table[tokens[t]], as f32.
@@ -72,8 +76,8 @@ struct EmbedArgs {
   float* out = nullptr;  // [num_tokens][table.cols]
 };
 
-// out[i] = x[r(i)] / sqrt(mean(x[r(i)]^2) + eps) * weight, where r(i) is i, or with first_output >= 0
-// the step's output_rows[first_output + i].
+// out[i] = x[r(i)] / sqrt(mean(x[r(i)]^2) + eps) * weight, where r(i) is i, or with first_output >=
+// 0 the step's output_rows[first_output + i].
 struct RmsNormArgs {
   const float* x = nullptr;       // [*][width]
   const float* weight = nullptr;  // device, [width]
@@ -85,8 +89,8 @@ struct RmsNormArgs {
 };
 
 // out[r][n] = sum_k x[r][k] * w[n][k] + bias[n], f32 accumulation.
-// kActivations: out holds activations. kF32: out is f32. kAddF32: out is f32 and the result is added.
-// The rounding of a row does not depend on how many rows there are.
+// kActivations: out holds activations. kF32: out is f32. kAddF32: out is f32 and the result is
+// added. The rounding of a row does not depend on how many rows there are.
 enum class MatMulOut : uint8_t { kActivations, kF32, kAddF32 };
 struct MatMulArgs {
   Matrix w;
@@ -123,8 +127,8 @@ struct AttentionArgs {
   int64_t q_stride = 0;
   int64_t layer = 0;
   int32_t q_heads = 0;
-  float scale = 0.0f;       // 1 / sqrt(head_dim), usually
-  bool rotate = true;       // false: a layer without position embedding
+  float scale = 0.0f;  // 1 / sqrt(head_dim), usually
+  bool rotate = true;  // false: a layer without position embedding
 };
 
 // out[r][i] = silu(gate_up[r][i]) * gate_up[r][width + i].
@@ -135,9 +139,9 @@ struct GatedActivationArgs {
   int32_t width = 0;
 };
 
-// What penalties and biases do to one token of one row. A repetition penalty r > 0 divides a positive
-// logit by r and multiplies a negative one; then output_count * frequency + (output_count > 0) *
-// presence is subtracted and bias added. A bias of -infinity forbids the token.
+// What penalties and biases do to one token of one row. A repetition penalty r > 0 divides a
+// positive logit by r and multiplies a negative one; then output_count * frequency + (output_count
+// > 0) * presence is subtracted and bias added. A bias of -infinity forbids the token.
 struct TokenAdjust {
   int32_t token = 0;
   int32_t output_count = 0;  // times among the output tokens
@@ -146,9 +150,9 @@ struct TokenAdjust {
 };
 
 // How one row of logits is sampled. Order: adjustments, temperature, top_k, top_p, min_p; then the
-// token with the largest logit / temperature + Gumbel(seed, counter, token) of those kept, the lower
-// id on ties. Temperature 0 takes the largest adjusted logit. Ties at a top_k boundary: lower ids
-// stay. top_p keeps the smallest set of most likely tokens whose probability reaches it.
+// token with the largest logit / temperature + Gumbel(seed, counter, token) of those kept, the
+// lower id on ties. Temperature 0 takes the largest adjusted logit. Ties at a top_k boundary: lower
+// ids stay. top_p keeps the smallest set of most likely tokens whose probability reaches it.
 struct SampleParams {
   float temperature = 0.0f;
   float top_p = 1.0f;
@@ -156,13 +160,14 @@ struct SampleParams {
   float repetition_penalty = 1.0f;
   float presence_penalty = 0.0f;
   float frequency_penalty = 0.0f;
-  int32_t top_k = 0;        // 0: all
-  int32_t score_token = -1; // >= 0: nothing is sampled, this token is scored (prompt log probabilities)
-  int32_t num_top = 0;      // most likely tokens to report, at most SampleArgs::max_top
-  int32_t adjust_begin = 0; // range of SampleArgs::adjusts; each token at most once
+  int32_t top_k = 0;  // 0: all
+  int32_t score_token =
+      -1;               // >= 0: nothing is sampled, this token is scored (prompt log probabilities)
+  int32_t num_top = 0;  // most likely tokens to report, at most SampleArgs::max_top
+  int32_t adjust_begin = 0;  // range of SampleArgs::adjusts; each token at most once
   int32_t adjust_end = 0;
   uint64_t seed = 0;
-  uint64_t counter = 0;     // index of the output token
+  uint64_t counter = 0;  // index of the output token
 };
 
 // Samples every row. Log probabilities are those of the model: log softmax of the logits as given,

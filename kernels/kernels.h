@@ -1,5 +1,5 @@
-// The call half of the contract: everything the engine asks of a device. Arguments and shapes are in
-// args.h. One engine thread calls; work may be asynchronous until Sync. Arguments that break the
+// The call half of the contract: everything the engine asks of a device. Arguments and shapes are
+// in args.h. One engine thread calls; work may be asynchronous until Sync. Arguments that break the
 // contract are bugs and abort; a device fault throws DeviceError.
 #pragma once
 
@@ -32,8 +32,8 @@ class Kernels {
   virtual std::string_view name() const = 0;  // "reference", "cpu", "cuda"
   virtual DType activation_type() const = 0;
 
-  // Device memory, zeroed, aligned to at least 64 bytes. Throws std::bad_alloc. Pages that are never
-  // touched cost nothing on the CPU backends, so a large KV cache can be reserved.
+  // Device memory, zeroed, aligned to at least 64 bytes. Throws std::bad_alloc. Pages that are
+  // never touched cost nothing on the CPU backends, so a large KV cache can be reserved.
   virtual void* Allocate(int64_t bytes) = 0;
   virtual void Free(void* device) = 0;
   virtual void Upload(void* device, const void* host, int64_t bytes) = 0;

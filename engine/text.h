@@ -1,4 +1,5 @@
-// UTF-8, the byte-level alphabet and a compact list of strings: what all parts of the tokenizer share.
+// UTF-8, the byte-level alphabet and a compact list of strings: what all parts of the tokenizer
+// share.
 #pragma once
 
 #include <cstdint>
@@ -36,8 +37,8 @@ size_t Utf8Length(std::string_view text);
 // The code point at `*offset` of valid UTF-8; moves `*offset` behind it.
 char32_t NextCodePoint(std::string_view text, size_t* offset);
 
-// Offset of the first byte that is not part of a valid sequence, or npos. Surrogates, overlong forms
-// and values above U+10FFFF are invalid.
+// Offset of the first byte that is not part of a valid sequence, or npos. Surrogates, overlong
+// forms and values above U+10FFFF are invalid.
 size_t FindInvalidUtf8(std::string_view text);
 
 // Each longest invalid prefix of a sequence becomes one U+FFFD (Unicode 3.9, "maximal subparts").
@@ -46,8 +47,8 @@ std::string ReplaceInvalidUtf8(std::string_view bytes);
 // How many bytes at the end of `bytes` begin a sequence that more bytes could complete: 0 to 3.
 size_t IncompleteUtf8Suffix(std::string_view bytes);
 
-// GPT-2's alphabet writes each byte as one printable code point. Returns the bytes behind `text`, or
-// nothing where it has a code point outside the alphabet.
+// GPT-2's alphabet writes each byte as one printable code point. Returns the bytes behind `text`,
+// or nothing where it has a code point outside the alphabet.
 std::optional<std::string> BytesFromAlphabet(std::string_view text);
 
 }  // namespace everlong

@@ -1,4 +1,4 @@
-#include "engine/tokenizer_text.h"
+#include "engine/text.h"
 
 #include <algorithm>
 #include <array>
@@ -7,7 +7,9 @@
 namespace everlong {
 namespace {
 
-uint8_t Byte(std::string_view text, size_t i) { return static_cast<uint8_t>(text[i]); }
+uint8_t Byte(std::string_view text, size_t i) {
+  return static_cast<uint8_t>(text[i]);
+}
 
 // Number of bytes that the lead byte announces and the range allowed for the second byte (Unicode
 // table 3-7); length 0 for bytes that cannot lead.

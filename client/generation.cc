@@ -1,0 +1,64 @@
+#include "client/generation.h"
+
+#include "client/prompt.h"
+
+namespace everlong {
+
+void AddGenerationOptions(CLI::App& command, GenerationOptions& options) {
+  constexpr char kGroup[] = "Generation";
+  const auto add = [&](const char* name, auto& value, const char* description, const char* type) {
+    return command.add_option(name, value, description)->type_name(type)->group(kGroup);
+  };
+  add("--max-output-tokens", options.max_output_tokens, "Ends the output after this many", "N");
+  add("--min-output-tokens", options.min_output_tokens, "Does not end before this many", "N");
+  add("--temperature", options.temperature, "0 takes the most likely token", "X");
+  add("--top-k", options.top_k, "Samples among the k most likely tokens", "K");
+  add("--top-p", options.top_p, "Samples among tokens that reach this probability", "P");
+  add("--min-p", options.min_p, "Drops tokens less likely than P of the most likely", "P");
+  add("--repetition-penalty", options.repetition_penalty, "Above 1 discourages repetition", "X");
+  add("--presence-penalty", options.presence_penalty, "Discourages tokens of the output", "X");
+  add("--frequency-penalty", options.frequency_penalty, "The same, per occurrence", "X");
+  add("--seed", options.seed, "The same seed gives the same output", "N");
+  add("--stop", options.stop, "Ends the output before this text; may be repeated", "TEXT")
+      ->allow_extra_args(false);
+  command.add_flag("--ignore-eos", options.ignore_eos, "Goes on after the model's end of sequence")
+      ->group(kGroup);
+}
+
+absl::Status ApplyGenerationOptions(const GenerationOptions& options,
+                                    v1::GenerateRequest& request) {
+  v1::Sampling& sampling = *request.mutable_sampling();
+  if (options.temperature) sampling.set_temperature(*options.temperature);
+  if (options.top_k) sampling.set_top_k(*options.top_k);
+  if (options.top_p) sampling.set_top_p(*options.top_p);
+  if (options.min_p) sampling.set_min_p(*options.min_p);
+  if (options.repetition_penalty) sampling.set_repetition_penalty(*options.repetition_penalty);
+  if (options.presence_penalty) sampling.set_presence_penalty(*options.presence_penalty);
+  if (options.frequency_penalty) sampling.set_frequency_penalty(*options.frequency_penalty);
+  if (options.seed) sampling.set_seed(*options.seed);
+  v1::Stopping& stopping = *request.mutable_stopping();
+  if (options.max_output_tokens) stopping.set_max_output_tokens(*options.max_output_tokens);
+  if (options.min_output_tokens) stopping.set_min_output_tokens(*options.min_output_tokens);
+  stopping.set_ignore_eos(options.ignore_eos);
+  for (const std::string& stop : options.stop) {
+    if (absl::Status status = CheckUtf8(stop, "--stop"); !status.ok()) return status;
+    stopping.add_stop(stop);
+  }
+  return absl::OkStatus();
+}
+
+grpc::Status StreamGenerate(v1::Inference::Stub& stub, grpc::ClientContext& context,
+                            const v1::GenerateRequest& request,
+                            const std::function<bool(const v1::GenerateEvent&)>& on_event) {
+  const auto reader = stub.Generate(&context, request);
+  v1::GenerateEvent event;
+  while (reader->Read(&event)) {
+    if (on_event(event)) continue;
+    context.TryCancel();
+    while (reader->Read(&event)) {
+    }
+  }
+  return reader->Finish();
+}
+
+}  // namespace everlong

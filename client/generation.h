@@ -1,0 +1,41 @@
+// Options of generation, and one call of Generate from request to status.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "everlong/v1/inference.grpc.pb.h"
+
+namespace everlong {
+
+// Options left out stay out of the request: the server's defaults and limits are the only ones.
+struct GenerationOptions {
+  std::optional<int64_t> max_output_tokens;
+  std::optional<int64_t> min_output_tokens;
+  std::optional<float> temperature;
+  std::optional<int32_t> top_k;
+  std::optional<float> top_p;
+  std::optional<float> min_p;
+  std::optional<float> repetition_penalty;
+  std::optional<float> presence_penalty;
+  std::optional<float> frequency_penalty;
+  std::optional<uint64_t> seed;
+  std::vector<std::string> stop;
+  bool ignore_eos = false;
+};
+
+void AddGenerationOptions(CLI::App& command, GenerationOptions& options);
+
+// Fills in sampling and stopping. INVALID_ARGUMENT for a stop string that is not UTF-8.
+absl::Status ApplyGenerationOptions(const GenerationOptions& options, v1::GenerateRequest& request);
+
+// Runs the call to its end, giving events in order; cancels it when `on_event` returns false.
+grpc::Status StreamGenerate(v1::Inference::Stub& stub, grpc::ClientContext& context,
+                            const v1::GenerateRequest& request,
+                            const std::function<bool(const v1::GenerateEvent&)>& on_event);
+
+}  // namespace everlong

@@ -51,7 +51,9 @@ struct KvCache {
   DType type = DType::kBF16;
 
   int64_t BlockElements() const { return int64_t{2} * kBlockTokens * head_dim; }
-  int64_t PageBytes() const { return kv_heads * kPageBlocks * BlockElements() * ByteSize(type); }
+  int64_t PageBytes() const {
+    return int64_t{kv_heads} * kPageBlocks * BlockElements() * ByteSize(type);
+  }
 };
 
 // The ragged batch of one step: the new tokens of every sequence, back to back. Host arrays, read
@@ -150,9 +152,11 @@ struct TokenAdjust {
 };
 
 // How one row of logits is sampled. Order: adjustments, temperature, top_k, top_p, min_p; then the
-// token with the largest logit / temperature + Gumbel(seed, counter, token) of those kept, the
-// lower id on ties. Temperature 0 takes the largest adjusted logit. Ties at a top_k boundary: lower
-// ids stay. top_p keeps the smallest set of most likely tokens whose probability reaches it.
+// token with the largest logit / temperature + GumbelNoise(seed, counter, token) (sampling.h) of
+// those kept, the lower id on ties. Temperature 0 takes the largest adjusted logit. Ties at a top_k
+// boundary: lower ids stay. top_p keeps the smallest set of most likely tokens whose share of what
+// top_k kept reaches it. min_p keeps the tokens at least min_p times as likely as the most likely
+// one. Forbidden tokens are never sampled, unless all are: then token 0 is.
 struct SampleParams {
   float temperature = 0.0f;
   float top_p = 1.0f;

@@ -72,14 +72,12 @@ class Planner {
     }
   }
 
-  // A chunk of about `share` tokens, within `budget`, that ends at a page boundary or with the
-  // pending tokens.
+  // A chunk of about `share` tokens, within `budget`, that ends the prompt or at a page boundary.
   static int64_t Chunk(const SequenceView& s, int64_t share, int64_t budget) {
     if (s.pending <= share) return s.pending;
     const int64_t to_boundary = kPageTokens - s.stored % kPageTokens;
     if (share >= to_boundary) return share - (share - to_boundary) % kPageTokens;
-    const int64_t smallest = std::min(to_boundary, s.pending);
-    return smallest <= budget ? smallest : 0;
+    return std::min({to_boundary, s.pending, budget});
   }
 
   void ClaimPages() {

@@ -1,0 +1,46 @@
+// Files of tensors in the safetensors format: 8 bytes little-endian header length, a JSON header
+// that names every tensor's element type, shape and place, then the tensors' bytes without gaps.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace everlong {
+
+struct SafetensorsTensor {
+  std::string dtype;           // as the header spells it: "F32", "BF16", "I64" ...
+  std::vector<int64_t> shape;  // for F32, F16 and BF16 the bytes have exactly this shape's size
+  std::string_view bytes;      // row-major, little-endian, of any alignment
+};
+
+using SafetensorsTable = std::map<std::string, SafetensorsTensor, std::less<>>;
+
+// The tensors of a whole file's bytes, which the views point into. Damage is INVALID_ARGUMENT and
+// the message names the tensor.
+absl::StatusOr<SafetensorsTable> ParseSafetensors(std::string_view file);
+
+// A file mapped read-only. Immutable: any thread may read.
+class SafetensorsFile {
+ public:
+  static absl::StatusOr<SafetensorsFile> Open(const std::string& path);
+  SafetensorsFile(SafetensorsFile&& other) noexcept;
+  SafetensorsFile& operator=(SafetensorsFile&& other) noexcept;
+  ~SafetensorsFile();
+
+  const std::string& path() const { return path_; }
+  const SafetensorsTable& tensors() const { return tensors_; }
+
+ private:
+  explicit SafetensorsFile(std::string path) : path_(std::move(path)) {}
+
+  std::string path_;
+  std::string_view mapping_;
+  SafetensorsTable tensors_;
+};
+
+}  // namespace everlong

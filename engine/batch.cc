@@ -6,7 +6,9 @@
 
 namespace everlong {
 
-void Batch::Clear() {
+void Batch::Clear(int32_t num_plans, int32_t first_prompt_slot) {
+  plan_builders_.resize(num_plans);
+  for (PlanBuilder& builder : plan_builders_) builder.Clear(first_prompt_slot);
   slices_.clear();
   tokens_.clear();
   query_begin_.assign(1, 0);
@@ -22,6 +24,11 @@ void Batch::Add(Sequence& sequence, int64_t num_tokens) {
   const Session& s = sequence.session;
   const auto first_output = static_cast<int32_t>(output_rows_.size());
   AddOutputs(sequence, num_tokens);
+  for (size_t i = 0; i < plan_builders_.size(); ++i) {
+    plan_builders_[i].Add(sequence.plan(), static_cast<int32_t>(i),
+                          static_cast<int32_t>(slices_.size()),
+                          static_cast<int32_t>(tokens_.size()), s.stored, s.stored + num_tokens);
+  }
   slices_.push_back(
       {&sequence, num_tokens, first_output, static_cast<int32_t>(output_rows_.size())});
   tokens_.insert(tokens_.end(), s.tokens.begin() + s.stored,
@@ -51,7 +58,9 @@ void Batch::AddOutputs(Sequence& sequence, int64_t num_tokens) {
   }
 }
 
-StepLayout Batch::Layout() const {
+StepLayout Batch::Layout() {
+  plans_.clear();
+  for (const PlanBuilder& builder : plan_builders_) plans_.push_back(builder.plan());
   return {.num_sequences = static_cast<int32_t>(slices_.size()),
           .num_tokens = static_cast<int32_t>(tokens_.size()),
           .tokens = tokens_.data(),
@@ -60,10 +69,12 @@ StepLayout Batch::Layout() const {
           .pages = pages_.data(),
           .page_begin = page_begin_.data(),
           .num_outputs = static_cast<int32_t>(output_rows_.size()),
-          .output_rows = output_rows_.data()};
+          .output_rows = output_rows_.data(),
+          .num_plans = static_cast<int32_t>(plans_.size()),
+          .plans = plans_.data()};
 }
 
-void Batch::Run(Model& model, Kernels& kernels, const KvCache& cache) {
+void Batch::Run(Model& model, Kernels& kernels, const ContextMemory& memory) {
   const auto num_outputs = static_cast<int32_t>(output_rows_.size());
   sampled_tokens_.resize(num_outputs);
   sampled_logprobs_.resize(num_outputs);
@@ -71,7 +82,7 @@ void Batch::Run(Model& model, Kernels& kernels, const KvCache& cache) {
   int32_t max_top = 0;
   for (const SampleParams& params : params_) max_top = std::max(max_top, params.num_top);
 
-  model.Forward(Layout(), cache);
+  model.Forward(Layout(), memory);
   for (int32_t first = 0; first < num_outputs; first += model.max_logit_rows()) {
     SampleRows(model, kernels, first, std::min(num_outputs - first, model.max_logit_rows()),
                max_top);

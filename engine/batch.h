@@ -10,6 +10,7 @@
 namespace everlong {
 
 class Model;
+struct ContextMemory;
 
 // Engine thread only. Filled with Add, run once, then read; vectors keep their capacity.
 class Batch {
@@ -29,19 +30,20 @@ class Batch {
     bool sampled;
   };
 
-  void Clear();
+  // `num_plans` layer classes; prompt blocks take Selection slots from first_prompt_slot on.
+  void Clear(int32_t num_plans, int32_t first_prompt_slot);
   void Add(Sequence& sequence, int64_t num_tokens);
   bool empty() const { return slices_.empty(); }
   int64_t num_tokens() const { return static_cast<int64_t>(tokens_.size()); }
 
   // Forward pass and sampling; returns once the results are there.
-  void Run(Model& model, Kernels& kernels, const KvCache& cache);
+  void Run(Model& model, Kernels& kernels, const ContextMemory& memory);
 
   const std::vector<Slice>& slices() const { return slices_; }
   Result result(int32_t output) const;
 
  private:
-  StepLayout Layout() const;
+  StepLayout Layout();
   void AddOutputs(Sequence& sequence, int64_t num_tokens);
   void SampleRows(Model& model, Kernels& kernels, int32_t first, int32_t rows, int32_t max_top);
 
@@ -52,6 +54,8 @@ class Batch {
   std::vector<int32_t> pages_;
   std::vector<int64_t> page_begin_;
   std::vector<int32_t> output_rows_;
+  std::vector<PlanBuilder> plan_builders_;
+  std::vector<AttentionPlan> plans_;
 
   std::vector<SampleParams> params_;  // [outputs]
   std::vector<TokenAdjust> adjusts_;

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "engine/batch.h"
+#include "engine/engine_parts.h"
 #include "engine/kv/page_pool.h"
 #include "engine/model.h"
 #include "engine/scheduler.h"
@@ -30,12 +31,14 @@ struct ActiveRequest {
   RequestId id;
   Request request;
   std::shared_ptr<EventSink> sink;
+  std::shared_ptr<const AttentionPolicy> policy;
   absl::Time submitted;
   absl::Time scheduled = absl::InfinitePast();
   absl::Time first_token = absl::InfinitePast();
   int32_t unfinished_samples = 0;
   int64_t reported_prefill = 0;
   int64_t output_tokens = 0;
+  AttentionUse attention;
 
   bool started() const { return scheduled != absl::InfinitePast(); }
 };
@@ -57,21 +60,12 @@ double Seconds(absl::Duration d) {
   return absl::ToDoubleSeconds(d);
 }
 
-struct LoadedParts {
-  std::unique_ptr<Kernels> kernels;
-  std::unique_ptr<Tokenizer> tokenizer;
-  std::unique_ptr<ChatTemplate> chat_template;
-  std::unique_ptr<Model> model;
-  KvCache cache;
-  int32_t num_pages;
-  EngineOptions options;
-};
-
 class EngineLoop final : public Engine {
  public:
-  explicit EngineLoop(LoadedParts parts) : parts_(std::move(parts)), pool_(parts_.num_pages) {
+  explicit EngineLoop(EngineParts parts) : parts_(std::move(parts)), pool_(parts_.num_pages) {
+    for (int32_t slot = options().max_running - 1; slot >= 0; --slot) free_slots_.push_back(slot);
     stats_.kv_pages_total = parts_.num_pages;
-    stats_.kv_page_bytes = parts_.cache.PageBytes() * config().num_layers;
+    stats_.kv_page_bytes = parts_.memory.cache.PageBytes() * config().num_layers;
   }
   ~EngineLoop() override { Stop(); }
 
@@ -80,7 +74,7 @@ class EngineLoop final : public Engine {
   const Tokenizer& tokenizer() const override { return *parts_.tokenizer; }
   const ChatTemplate* chat_template() const override { return parts_.chat_template.get(); }
   int64_t kv_bytes_per_token() const override {
-    return parts_.cache.PageBytes() * config().num_layers / kPageTokens;
+    return parts_.memory.cache.PageBytes() * config().num_layers / kPageTokens;
   }
 
   absl::StatusOr<RequestId> Submit(Request request, std::shared_ptr<EventSink> sink) override;
@@ -111,16 +105,19 @@ class EngineLoop final : public Engine {
   void FinishSample(ActiveRequest& active, Sequence& sequence, SampleFinishedEvent event);
   void FinishRequest(RequestId id, const absl::Status& status);
   void RemoveSequences(RequestId id);
+  void Release(Sequence& sequence);
+  void CountAttention(ActiveRequest& active, const Sequence& sequence);
   void CountStep(absl::Duration duration);
   void PublishGauges();
 
-  LoadedParts parts_;
+  EngineParts parts_;
   PagePool pool_;
   std::map<RequestId, std::unique_ptr<ActiveRequest>> requests_;
   std::vector<std::unique_ptr<Sequence>> sequences_;  // in rank order
   std::vector<std::pair<RequestId, int32_t>> finished_samples_;
   Batch batch_;
   std::vector<PageCopy> copies_;
+  std::vector<int32_t> free_slots_;  // of Selection, for running sequences
   std::thread thread_;
   std::atomic<bool> healthy_{true};
 
@@ -138,6 +135,8 @@ class EngineLoop final : public Engine {
 
 absl::StatusOr<RequestId> EngineLoop::Submit(Request request, std::shared_ptr<EventSink> sink) {
   RETURN_IF_ERROR(ValidateRequest(request, config(), options().max_context));
+  ASSIGN_OR_RETURN(std::shared_ptr<const AttentionPolicy> policy,
+                   parts_.PolicyFor(request.attention));
   if (!request.sampling.seed) {
     std::random_device device;
     request.sampling.seed = (uint64_t{device()} << 32) | device();
@@ -157,8 +156,11 @@ absl::StatusOr<RequestId> EngineLoop::Submit(Request request, std::shared_ptr<Ev
   ++num_waiting_;
   ++num_unfinished_;
   const RequestId id = next_id_++;
-  submitted_.push_back(std::make_unique<ActiveRequest>(ActiveRequest{
-      .id = id, .request = std::move(request), .sink = std::move(sink), .submitted = now}));
+  submitted_.push_back(std::make_unique<ActiveRequest>(ActiveRequest{.id = id,
+                                                                     .request = std::move(request),
+                                                                     .sink = std::move(sink),
+                                                                     .policy = std::move(policy),
+                                                                     .submitted = now}));
   wake_.notify_one();
   return id;
 }
@@ -201,7 +203,8 @@ void EngineLoop::Admit(std::unique_ptr<ActiveRequest> active) {
   const auto ahead = std::count_if(requests_.begin(), requests_.end(),
                                    [](const auto& entry) { return !entry.second->started(); });
   a.unfinished_samples = 1;
-  auto sequence = std::make_unique<Sequence>(&a.request, a.id, config(), parts_.tokenizer.get());
+  auto sequence = std::make_unique<Sequence>(&a.request, a.id, config(), parts_.tokenizer.get(),
+                                             a.policy.get());
   const auto rank = std::upper_bound(sequences_.begin(), sequences_.end(), sequence, RanksBefore);
   sequences_.insert(rank, std::move(sequence));
   requests_.emplace(a.id, std::move(active));
@@ -258,16 +261,13 @@ Schedule EngineLoop::Plan() const {
 
 void EngineLoop::Preempt(const Schedule& plan) {
   if (plan.preempted.empty()) return;
-  for (const int32_t i : plan.preempted) {
-    DropPages(sequences_[i]->session, pool_);
-    sequences_[i]->running = false;
-  }
+  for (const int32_t i : plan.preempted) Release(*sequences_[i]);
   const std::lock_guard lock(mutex_);
   stats_.preemptions += plan.preempted.size();
 }
 
 void EngineLoop::BuildBatch(const Schedule& plan) {
-  batch_.Clear();
+  batch_.Clear(static_cast<int32_t>(parts_.policy->classes.size()), options().max_running);
   const absl::Time now = options().clock();
   for (size_t i = 0; i < sequences_.size(); ++i) {
     if (plan.tokens[i] == 0) continue;
@@ -279,7 +279,11 @@ void EngineLoop::BuildBatch(const Schedule& plan) {
       --num_waiting_;
       stats_.request_queue_time_seconds.Observe(Seconds(now - active.submitted));
     }
-    sequence.running = true;
+    if (!sequence.running) {
+      sequence.running = true;
+      sequence.slot = free_slots_.back();
+      free_slots_.pop_back();
+    }
     Extend(sequence.session, pool_, plan.tokens[i], copies_);
     batch_.Add(sequence, plan.tokens[i]);
   }
@@ -296,13 +300,14 @@ bool EngineLoop::RunBatch() {
         from.push_back(copy.from);
         to.push_back(copy.to);
       }
-      parts_.kernels->CopyPages({.cache = parts_.cache,
+      parts_.kernels->CopyPages({.cache = parts_.memory.cache,
+                                 .index = parts_.memory.index,
                                  .from = from.data(),
                                  .to = to.data(),
                                  .num_layers = config().num_layers,
                                  .num_pages = static_cast<int32_t>(copies_.size())});
     }
-    batch_.Run(*parts_.model, *parts_.kernels, parts_.cache);
+    batch_.Run(*parts_.model, *parts_.kernels, parts_.memory);
   } catch (const DeviceError& error) {
     healthy_ = false;
     const std::string reason = fmt::format("the device has failed: {}", error.what());
@@ -330,6 +335,7 @@ void EngineLoop::Deliver() {
 void EngineLoop::DeliverSlice(const Batch::Slice& slice, absl::Time now) {
   Sequence& sequence = *slice.sequence;
   ActiveRequest& active = *requests_.at(sequence.request_id);
+  CountAttention(active, sequence);
   sequence.session.stored += slice.num_tokens;
 
   PrefillEvent prefill = {.done_tokens = std::min(sequence.session.stored, sequence.num_prompt),
@@ -396,7 +402,7 @@ void EngineLoop::FinishSample(ActiveRequest& active, Sequence& sequence,
     ++stats_.finished[static_cast<size_t>(event.reason)];
   }
   active.sink->OnEvent(std::move(event));
-  DropPages(sequence.session, pool_);
+  Release(sequence);
   finished_samples_.emplace_back(active.id, sequence.sample);
 }
 
@@ -409,7 +415,8 @@ void EngineLoop::FinishRequest(RequestId id, const absl::Status& status) {
   FinishedEvent event = {
       .status = status,
       .usage = {.prompt_tokens = static_cast<int64_t>(active.request.prompt.size()),
-                .output_tokens = active.output_tokens}};
+                .output_tokens = active.output_tokens},
+      .attention = active.attention};
   Timings& timings = event.timings;
   const bool has_token = active.first_token != absl::InfinitePast();
   timings.queue = (active.started() ? active.scheduled : now) - active.submitted;
@@ -436,9 +443,28 @@ void EngineLoop::FinishRequest(RequestId id, const absl::Status& status) {
 void EngineLoop::RemoveSequences(RequestId id) {
   std::erase_if(sequences_, [&](const auto& sequence) {
     if (sequence->request_id != id) return false;
-    DropPages(sequence->session, pool_);
+    Release(*sequence);
     return true;
   });
+}
+
+void EngineLoop::Release(Sequence& sequence) {
+  DropPages(sequence.session, pool_);
+  if (std::exchange(sequence.running, false)) free_slots_.push_back(sequence.slot);
+  sequence.slot = -1;
+}
+
+// What the step that has just run read for the sequence, if it decoded.
+void EngineLoop::CountAttention(ActiveRequest& active, const Sequence& sequence) {
+  const SequencePlan plan = sequence.plan();
+  const int64_t position = sequence.session.stored;
+  if (position < plan.decode_begin) return;
+  const StepUse use = UseAt(plan, position);
+  AttentionUse& total = active.attention;
+  ++total.decode_steps;
+  total.attended_ratio +=
+      (use.attended_ratio - total.attended_ratio) / static_cast<double>(total.decode_steps);
+  for (int stage = use.first_stage; stage < use.num_stages; ++stage) ++total.refreshes[stage];
 }
 
 void EngineLoop::CountStep(absl::Duration duration) {
@@ -506,74 +532,11 @@ void EngineLoop::Stop() {
 
 }  // namespace
 
-namespace {
-
-int64_t MachineMemoryBytes() {
-  return int64_t{sysconf(_SC_PHYS_PAGES)} * int64_t{sysconf(_SC_PAGE_SIZE)};
-}
-
-absl::Status CheckOption(const char* name, int64_t value, int64_t low, int64_t high) {
-  if (value >= low && value <= high) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      fmt::format("{}: {} is outside [{}, {}]", name, value, low, high));
-}
-
-// Checks the options and replaces defaults by what they stand for.
-absl::Status ResolveOptions(const ModelConfig& config, EngineOptions& options) {
-  if (options.max_context == 0) options.max_context = config.trained_length;
-  RETURN_IF_ERROR(CheckOption("max_context", options.max_context, 2, int64_t{1} << 30));
-  RETURN_IF_ERROR(CheckOption("max_batch_tokens", options.max_batch_tokens, kPageTokens, 1 << 20));
-  RETURN_IF_ERROR(CheckOption("max_running", options.max_running, 1, options.max_batch_tokens));
-  return CheckOption("max_waiting", options.max_waiting, 0, 1 << 30);
-}
-
-absl::StatusOr<int32_t> NumPages(const EngineOptions& options, int64_t page_bytes) {
-  const int64_t needed = PagesFor(options.max_context) * page_bytes;
-  int64_t budget = options.kv_device_bytes;
-  if (budget == 0) budget = std::min(4 * needed, MachineMemoryBytes() / 4);
-  if (budget < needed) {
-    return absl::ResourceExhaustedError(fmt::format(
-        "kv_device_bytes: {} bytes hold {} tokens, one sequence of max_context {} needs "
-        "{} bytes",
-        budget, budget / page_bytes * kPageTokens, options.max_context, needed));
-  }
-  return static_cast<int32_t>(std::min<int64_t>(budget / page_bytes, 1 << 30));
-}
-
-absl::StatusOr<LoadedParts> LoadParts(std::unique_ptr<Checkpoint> checkpoint,
-                                      std::unique_ptr<Kernels> kernels, EngineOptions options) {
-  const ModelConfig& config = checkpoint->config();
-  RETURN_IF_ERROR(ResolveOptions(config, options));
-  LoadedParts parts;
-  ASSIGN_OR_RETURN(parts.tokenizer, Tokenizer::FromJson(checkpoint->tokenizer_json()));
-  if (!checkpoint->chat_template().empty()) {
-    ASSIGN_OR_RETURN(parts.chat_template, ChatTemplate::Parse(checkpoint->chat_template()));
-  }
-  parts.cache = {.kv_heads = config.kv_heads, .head_dim = config.head_dim, .type = options.kv_type};
-  ASSIGN_OR_RETURN(parts.num_pages, NumPages(options, parts.cache.PageBytes() * config.num_layers));
-  parts.cache.layer_stride_bytes = parts.num_pages * parts.cache.PageBytes();
-  try {
-    parts.cache.base = kernels->Allocate(parts.cache.layer_stride_bytes * config.num_layers);
-    ASSIGN_OR_RETURN(parts.model, Model::Load(*checkpoint, kernels.get(), options.max_batch_tokens,
-                                              options.max_running));
-  } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError(
-        fmt::format("memory does not suffice for the weights beside a KV cache of {} bytes; lower "
-                    "kv_device_bytes or max_context",
-                    parts.cache.layer_stride_bytes * config.num_layers));
-  }
-  parts.kernels = std::move(kernels);
-  parts.options = std::move(options);
-  return parts;
-}
-
-}  // namespace
-
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(std::unique_ptr<Checkpoint> checkpoint,
                                                        std::unique_ptr<Kernels> kernels,
                                                        EngineOptions options) {
-  ASSIGN_OR_RETURN(LoadedParts parts,
-                   LoadParts(std::move(checkpoint), std::move(kernels), std::move(options)));
+  ASSIGN_OR_RETURN(EngineParts parts,
+                   LoadEngineParts(std::move(checkpoint), std::move(kernels), std::move(options)));
   return std::make_unique<EngineLoop>(std::move(parts));
 }
 

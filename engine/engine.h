@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "engine/attention_policy.h"
 #include "engine/chat_template.h"
 #include "engine/checkpoint.h"
 #include "engine/request.h"
@@ -27,6 +28,8 @@ struct EngineOptions {
   int64_t kv_device_bytes = 0;  // at least one sequence of max_context; 0: room for four, at most
                                 // a quarter of the machine's memory
   DType kv_type = DType::kF16;
+  AttentionConfig attention;
+  int32_t index_bits = 4;  // of a key's channel in the copy that the scan selector reads
   std::function<absl::Time()> clock = absl::Now;
 };
 

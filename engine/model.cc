@@ -160,37 +160,57 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const Checkpoint& checkpoint,
   return model;
 }
 
-void Model::Forward(const StepLayout& step, const KvCache& cache) {
+void Model::Forward(const StepLayout& step, const ContextMemory& memory) {
   kernels_->BeginStep(step);
   kernels_->Embed({.table = embedding_, .out = residual_});
   for (size_t i = 0; i < layers_.size(); ++i) {
-    AttentionBlock(layers_[i], static_cast<int64_t>(i), step.num_tokens, cache);
+    AttentionBlock(layers_[i], static_cast<int64_t>(i), step, memory);
     MlpBlock(layers_[i], step.num_tokens);
   }
 }
 
-void Model::AttentionBlock(const Layer& layer, int64_t index, int32_t rows, const KvCache& cache) {
+void Model::AttentionBlock(const Layer& layer, int64_t index, const StepLayout& step,
+                           const ContextMemory& memory) {
+  const int32_t rows = step.num_tokens;
   const int64_t q_width = int64_t{config_.q_heads} * config_.head_dim;
   const int64_t qkv_width = q_width + int64_t{2} * config_.kv_heads * config_.head_dim;
+  const Rope rope = {.inv_freq = config_.rope_inv_freq.data(), .scale = config_.rope_scale};
+  const int32_t plan = memory.layer_class[index];
   Norm(layer.attention_norm, rows, -1);
   Apply(layer.qkv, normed_, config_.hidden_size, qkv_, qkv_width, rows, MatMulOut::kActivations);
-  kernels_->StoreKv({.cache = cache,
+  kernels_->StoreKv({.cache = memory.cache,
                      .qkv = qkv_,
                      .q_norm = layer.q_norm,
                      .k_norm = layer.k_norm,
                      .layer = index,
                      .q_heads = config_.q_heads,
                      .eps = config_.rms_norm_eps});
-  kernels_->Attention(
-      {.cache = cache,
-       .rope = {.inv_freq = config_.rope_inv_freq.data(), .scale = config_.rope_scale},
-       .q = qkv_,
-       .out = attended_,
-       .q_stride = qkv_width,
-       .layer = index,
-       .q_heads = config_.q_heads,
-       .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
-       .rotate = config_.rotate[index]});
+  if (memory.index.base != nullptr) {
+    kernels_->IndexKeys({.cache = memory.cache, .index = memory.index, .layer = index});
+  }
+  if (step.plans[plan].num_selects > 0) {
+    kernels_->Select({.cache = memory.cache,
+                      .index = memory.index,
+                      .selection = memory.selection,
+                      .rope = rope,
+                      .q = qkv_,
+                      .q_stride = qkv_width,
+                      .layer = index,
+                      .plan = plan,
+                      .q_heads = config_.q_heads,
+                      .rotate = config_.rotate[index]});
+  }
+  kernels_->Attention({.cache = memory.cache,
+                       .selection = memory.selection,
+                       .rope = rope,
+                       .q = qkv_,
+                       .out = attended_,
+                       .q_stride = qkv_width,
+                       .layer = index,
+                       .plan = plan,
+                       .q_heads = config_.q_heads,
+                       .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
+                       .rotate = config_.rotate[index]});
   Apply(layer.attention_out, attended_, q_width, residual_, config_.hidden_size, rows,
         MatMulOut::kAddF32);
 }

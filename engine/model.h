@@ -11,6 +11,14 @@
 
 namespace everlong {
 
+// Device memory that holds contexts from step to step.
+struct ContextMemory {
+  KvCache cache;
+  KeyIndex index;                    // base null: no selector needs it
+  Selection selection;               // blocks null: no attention is sparse
+  std::vector<int32_t> layer_class;  // [num_layers], into StepLayout::plans
+};
+
 // Engine thread only. Weights and activations live on the device of `kernels`, which must outlive
 // it.
 class Model {
@@ -23,8 +31,8 @@ class Model {
   const ModelConfig& config() const { return config_; }
   int32_t max_logit_rows() const { return max_logit_rows_; }
 
-  // Runs all layers over the step; stores its keys and values in `cache`.
-  void Forward(const StepLayout& step, const KvCache& cache);
+  // Runs all layers over the step; stores its keys and values in `memory`.
+  void Forward(const StepLayout& step, const ContextMemory& memory);
 
   // Logits of output rows [first, first + rows) of the last Forward: device, f32 [rows][vocab].
   float* Logits(int32_t first, int32_t rows);
@@ -49,7 +57,8 @@ class Model {
 
   Model(ModelConfig config, Kernels* kernels, int32_t max_tokens, int32_t max_logit_rows);
 
-  void AttentionBlock(const Layer& layer, int64_t index, int32_t rows, const KvCache& cache);
+  void AttentionBlock(const Layer& layer, int64_t index, const StepLayout& step,
+                      const ContextMemory& memory);
   void MlpBlock(const Layer& layer, int32_t rows);
   void Apply(const Linear& linear, const void* x, int64_t x_stride, void* out, int64_t out_stride,
              int32_t rows, MatMulOut mode);

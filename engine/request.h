@@ -1,6 +1,7 @@
 // What the engine is asked and what it answers. Plain data; no knowledge of the network.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -10,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "engine/attention_policy.h"
 #include "engine/model_config.h"
 
 namespace everlong {
@@ -45,6 +47,7 @@ struct Request {
   int32_t logprobs = -1;            // -1: none; n: the chosen token's and the n most likely
   int32_t prompt_logprobs = -1;     // the same for prompt tokens 1 ..
   int32_t priority = 0;             // higher runs first
+  AttentionOverrides attention;
   absl::Time deadline = absl::InfiniteFuture();
 };
 
@@ -100,12 +103,20 @@ struct SampleFinishedEvent {
   std::string stop_string;  // the string that did
 };
 
+// What a request's attention read while its outputs were decoded.
+struct AttentionUse {
+  int64_t decode_steps = 0;                     // samples count each
+  double attended_ratio = 1.0;                  // tokens read over tokens there, mean
+  std::array<int64_t, kMaxStages> refreshes{};  // of each stage, in the first sparse layer class
+};
+
 // The one terminal event. `status` is OK unless the request failed: CANCELLED, DEADLINE_EXCEEDED,
 // RESOURCE_EXHAUSTED, UNAVAILABLE, INTERNAL.
 struct FinishedEvent {
   absl::Status status;
   Usage usage;  // output_tokens: all samples
   Timings timings;
+  AttentionUse attention;
 };
 
 using Event =

@@ -72,12 +72,14 @@ class Planner {
     }
   }
 
-  // A chunk of about `share` tokens, within `budget`, that ends the prompt or at a page boundary.
+  // A chunk of about `share` tokens, within `budget`, that ends at a page boundary or with the
+  // pending tokens.
   static int64_t Chunk(const SequenceView& s, int64_t share, int64_t budget) {
     if (s.pending <= share) return s.pending;
     const int64_t to_boundary = kPageTokens - s.stored % kPageTokens;
     if (share >= to_boundary) return share - (share - to_boundary) % kPageTokens;
-    return std::min({to_boundary, s.pending, budget});
+    const int64_t smallest = std::min(to_boundary, s.pending);
+    return smallest <= budget ? smallest : 0;
   }
 
   void ClaimPages() {

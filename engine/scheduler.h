@@ -8,7 +8,7 @@
 namespace everlong {
 
 struct SchedulerLimits {
-  int32_t max_batch_tokens = 0;  // >= max_running
+  int32_t max_batch_tokens = 0;  // >= max_running + kPageTokens
   int32_t max_running = 0;       // sequences
 };
 
@@ -30,8 +30,8 @@ struct Schedule {
 
 // Decoding sequences (one pending token) come first. The budget that is left is shared evenly among
 // the sequences that still read their prompt, so that a short prompt waits for at most one chunk of
-// a long one; chunks end at page boundaries unless they end the prompt. A waiting sequence is
-// admitted in rank order, once its pending tokens fit beside what the running ones have yet to
+// a long one; chunks end at page boundaries unless they end the pending tokens. A waiting sequence
+// is admitted in rank order, once its pending tokens fit beside what the running ones have yet to
 // read. A sequence that needs a page where none is free preempts the worst-ranked one below it that
 // holds pages; so the best-ranked always advances.
 Schedule ScheduleStep(std::span<const SequenceView> sequences, int64_t free_pages,

@@ -57,11 +57,14 @@ void LogitAdjusts::AppendTo(std::vector<TokenAdjust>& out, bool forbid_end) cons
 }
 
 Sequence::Sequence(const Request* request, RequestId request_id, const ModelConfig& config,
-                   const Tokenizer* tokenizer)
+                   const Tokenizer* tokenizer, const AttentionPolicy* policy)
     : request(request),
       request_id(request_id),
       config(&config),
       tokenizer(tokenizer),
+      policy(policy),
+      sparse(MayBeSparse(
+          *policy, static_cast<int64_t>(request->prompt.size()) + request->max_output_tokens)),
       seed(*request->sampling.seed),
       session{.tokens = request->prompt},
       num_prompt(static_cast<int64_t>(request->prompt.size())),
@@ -74,6 +77,8 @@ Sequence::Sequence(const Sequence& first, int32_t sample, Session session)
       request_id(first.request_id),
       config(first.config),
       tokenizer(first.tokenizer),
+      policy(first.policy),
+      sparse(first.sparse),
       sample(sample),
       seed(SampleSeed(first.seed, sample)),
       session(std::move(session)),
@@ -85,7 +90,9 @@ Sequence::Sequence(const Sequence& first, int32_t sample, Session session)
 
 int64_t Sequence::num_pending() const {
   // Samples part before the last prompt token, so that each gets logits of its own.
-  return forked ? session.num_pending() : session.num_pending() - 1;
+  if (!forked) return session.num_pending() - 1;
+  if (!sparse) return session.num_pending();
+  return session.stored < num_prompt ? num_prompt - session.stored : 1;
 }
 
 bool Sequence::EndsOutput(int32_t token) const {

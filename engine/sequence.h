@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "engine/attention_policy.h"
 #include "engine/model_config.h"
 #include "engine/output_text.h"
 #include "engine/request.h"
@@ -37,7 +38,7 @@ class LogitAdjusts {
 // Engine thread only. Points into the request it belongs to, which outlives it.
 struct Sequence {
   Sequence(const Request* request, RequestId request_id, const ModelConfig& config,
-           const Tokenizer* tokenizer);
+           const Tokenizer* tokenizer, const AttentionPolicy* policy);
   // Another sample of the same prompt; the session is moved in by the caller.
   Sequence(const Sequence& first, int32_t sample, Session session);
 
@@ -45,6 +46,8 @@ struct Sequence {
   RequestId request_id;
   const ModelConfig* config;
   const Tokenizer* tokenizer;
+  const AttentionPolicy* policy;
+  bool sparse;  // some of its queries may be
   int32_t sample = 0;
   uint64_t seed;
 
@@ -52,6 +55,7 @@ struct Sequence {
   int64_t num_prompt;
   bool forked = false;   // its siblings exist, or it has none
   bool running = false;  // admitted by the scheduler
+  int32_t slot = -1;     // of its selections, while running
   int64_t num_scored =
       1;  // leading prompt tokens whose log probabilities need no computing any more
   OutputText text;
@@ -60,8 +64,12 @@ struct Sequence {
 
   int64_t num_output() const { return static_cast<int64_t>(session.tokens.size()) - num_prompt; }
 
-  // Tokens it may take before it has to fork or sample.
+  // Tokens it may take before it has to fork or sample. Sparse attention reads the prompt in blocks
+  // and what follows token by token, also when a preempted output is computed again.
   int64_t num_pending() const;
+  SequencePlan plan() const {
+    return {.policy = policy, .decode_begin = num_prompt - 1, .slot = slot};
+  }
   bool EndsOutput(int32_t token) const;
   SampleParams NextSample(std::vector<TokenAdjust>& adjusts_out) const;
 };

@@ -56,10 +56,111 @@ struct KvCache {
   }
 };
 
+// A compact copy of the keys of complete pages, paged alike: index page p of layer l starts at
+//   base + l * layer_stride_bytes + p * PageBytes()
+// and holds, per KV head, codes[64][head_dim * bits / 8], then scales (f16) [64], then the page's
+// mean key (f16) [head_dim]. A key is mean + scale * (code - (2^bits - 1) / 2); the code of
+// dimension i stands in bits [bits * (i % n), ...) of byte i / n, n = 8 / bits.
+struct KeyIndex {
+  void* base = nullptr;  // device; null: no selector needs it
+  int64_t layer_stride_bytes = 0;
+  int32_t kv_heads = 0;
+  int32_t head_dim = 0;
+  int32_t bits = 4;  // 1, 2 or 4
+
+  int64_t CodeBytes() const { return int64_t{head_dim} * bits / 8; }
+  int64_t HeadBytes() const { return kPageTokens * (CodeBytes() + 2) + int64_t{2} * head_dim; }
+  int64_t PageBytes() const { return kv_heads * HeadBytes(); }
+};
+
+inline constexpr int kMaxStages = 4;
+inline constexpr int kFinalList = kMaxStages - 1;
+
+// Lists of blocks by layer and slot. Block b holds positions [8 b, 8 b + 8) of its sequence. List
+// kFinalList is what attention reads; list s, of stages before the last, is what stage s kept, each
+// chunk by its first block.
+struct Selection {
+  int32_t* blocks = nullptr;  // device, [layers][slots][kv_heads][kMaxStages][capacity]
+  int32_t* counts = nullptr;  // device, [layers][slots][kv_heads][kMaxStages]
+  int32_t slots = 0;
+  int32_t kv_heads = 0;
+  int32_t capacity = 0;  // entries of a list
+
+  int64_t List(int64_t layer, int64_t slot, int64_t kv_head, int64_t list) const {
+    return ((layer * slots + slot) * kv_heads + kv_head) * kMaxStages + list;
+  }
+};
+
+// How the keys that a query reads are numbered for the rotary embedding.
+//   kTrue       every key and query at its own position
+//   kStreaming  the keys that are read, numbered from 0 in token order; the query at its place in
+//               the window
+//   kClipped    keys of the window at their true distance, all others at clip_distance
+// Only distances matter, so backends may shift all positions of a query block together.
+enum class Positions : uint8_t { kTrue, kStreaming, kClipped };
+
+// kHip: greedy probing in stages (arXiv 2502.08910, algorithm 1). kScan: every key, from KeyIndex.
+enum class Selector : uint8_t { kHip, kScan };
+
+// Where kHip sees a probed key. kRelative: left probes at 0, right ones at 1, the query at
+// distance + 1. kChunk: at the number of its chunk, the query at min(own position, number of
+// chunks + distance). kNone: nothing is rotated.
+enum class ProbePositions : uint8_t { kRelative, kChunk, kNone };
+
+// One stage of kHip: candidates are cut into chunks of `chunk_tokens` (a power of two times
+// kBlockTokens, shrinking from stage to stage), of which keep_chunks stay.
+struct HipStage {
+  int32_t chunk_tokens = 0;
+  int32_t keep_chunks = 0;
+  bool every_key = false;  // a chunk's score is its best key's, not that of greedy probing
+  bool pool_rows = false;  // query rows are averaged by 4 (aligned positions) first
+};
+
+// Picks keep_blocks KV blocks among the candidates [num_sinks, window_begin) of a query block. A
+// score is the maximum over the block's query rows and, of the query heads, those of the KV head's
+// group, or with all_heads all. Ties: the lower block. Where there are no more candidates than
+// that, all are taken. Selected blocks are stored in ascending order.
+struct SelectParams {
+  Selector selector = Selector::kScan;
+  ProbePositions probes = ProbePositions::kRelative;  // kHip
+  bool last_probe = false;  // kHip: a chunk's score is its last probe's, not its path's maximum
+  bool all_heads = false;
+  int32_t keep_blocks = 0;
+  int32_t distance = 0;    // at which kScan sees every key and kRelative probes, about
+  int32_t dilation = 0;    // kScan: a block takes the best score of those so many blocks around
+  int32_t rerank = 1;      // kScan: so many times keep_blocks are scored again with stored keys
+  int32_t num_stages = 0;  // kHip
+  HipStage stages[kMaxStages];
+};
+
+// Queries that read the same keys: the sinks [0, num_sinks), the blocks in `slot` of the Selection,
+// and the window [window_begin, the query's own position]. All bounds are multiples of
+// kBlockTokens, num_sinks <= window_begin. Dense attention is num_sinks = window_begin = 0.
+struct QueryBlock {
+  int32_t sequence = 0;
+  int32_t first_row = 0;  // of the step's tokens
+  int32_t num_rows = 0;
+  int32_t num_sinks = 0;
+  int64_t window_begin = 0;
+  Positions positions = Positions::kTrue;
+  int32_t clip_distance = 0;
+  int32_t slot = -1;        // -1: no selection
+  int32_t select = -1;      // which SelectParams
+  int32_t first_stage = 0;  // stages before it keep their lists; num_stages (kScan: 1): all do
+};
+
+// What the layers of one class read. Every token is in exactly one block, in order.
+struct AttentionPlan {
+  int32_t num_blocks = 0;
+  int32_t num_selects = 0;
+  const QueryBlock* blocks = nullptr;
+  const SelectParams* selects = nullptr;
+};
+
 // The ragged batch of one step: the new tokens of every sequence, back to back. Host arrays, read
 // during BeginStep only. Token i of sequence s stands at position
 //   context_begin[s] + i - query_begin[s]
-// and sees the positions up to its own. Page j of sequence s holds positions [64 j, 64 j + 64).
+// and sees positions up to its own. Page j of sequence s holds positions [64 j, 64 j + 64).
 struct StepLayout {
   int32_t num_sequences = 0;
   int32_t num_tokens = 0;
@@ -70,6 +171,8 @@ struct StepLayout {
   const int64_t* page_begin = nullptr;     // [num_sequences + 1], cumulative, into pages
   int32_t num_outputs = 0;
   const int32_t* output_rows = nullptr;  // [num_outputs], ascending: tokens whose logits are wanted
+  int32_t num_plans = 0;
+  const AttentionPlan* plans = nullptr;  // [num_plans], one per layer class
 };
 
 // out[t] = table[tokens[t]], as f32.
@@ -117,17 +220,43 @@ struct StoreKvArgs {
   float eps = 0.0f;
 };
 
-// out = softmax(rot(q) rot(K)^T * scale) V over the positions up to the query's own.
+// Brings the index of every page that this step completes up to date. After StoreKv of the layer.
+struct IndexKeysArgs {
+  KvCache cache;
+  KeyIndex index;
+  int64_t layer = 0;
+};
+
+// Fills the lists of every query block that has a slot, from its first_stage on. After StoreKv and
+// IndexKeys of the layer. Where the window is at least a page long, every candidate lies in a
+// complete page, whatever the chunks; kScan relies on it.
+struct SelectArgs {
+  KvCache cache;
+  KeyIndex index;
+  Selection selection;
+  Rope rope;                // unused where rotate is false
+  const void* q = nullptr;  // as for Attention
+  int64_t q_stride = 0;
+  int64_t layer = 0;
+  int32_t plan = 0;  // of StepLayout::plans
+  int32_t q_heads = 0;
+  bool rotate = true;
+};
+
+// out = softmax(rot(q) rot(K)^T * scale) V over what the query's block reads.
 // Query head h reads KV head h / (q_heads / kv_heads). Reads K and V from the cache only, so
 // StoreKv of the same layer comes first. The rounding of a query's result is a function of its
-// row, its position and the stored keys: neither batch, chunk nor thread count changes it.
+// row, its position, its block's bounds and selection and the stored keys: neither batch, chunk nor
+// thread count changes it.
 struct AttentionArgs {
   KvCache cache;
+  Selection selection;      // unused where no block has a slot
   Rope rope;                // unused where rotate is false
   const void* q = nullptr;  // activations, [num_tokens][q_stride], unrotated; heads back to back
   void* out = nullptr;      // activations, [num_tokens][q_heads * head_dim]
   int64_t q_stride = 0;
   int64_t layer = 0;
+  int32_t plan = 0;  // of StepLayout::plans
   int32_t q_heads = 0;
   float scale = 0.0f;  // 1 / sqrt(head_dim), usually
   bool rotate = true;  // false: a layer without position embedding
@@ -192,6 +321,7 @@ struct SampleArgs {
 // Copies whole pages, every layer, e.g. the last page of a forked sequence.
 struct CopyPagesArgs {
   KvCache cache;
+  KeyIndex index;                 // base null: none
   const int32_t* from = nullptr;  // host, [num_pages]
   const int32_t* to = nullptr;    // host, [num_pages]
   int64_t num_layers = 0;

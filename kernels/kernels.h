@@ -50,6 +50,8 @@ class Kernels {
   virtual void RmsNorm(const RmsNormArgs& args) = 0;
   virtual void MatMul(const MatMulArgs& args) = 0;
   virtual void StoreKv(const StoreKvArgs& args) = 0;
+  virtual void IndexKeys(const IndexKeysArgs& args) = 0;
+  virtual void Select(const SelectArgs& args) = 0;
   virtual void Attention(const AttentionArgs& args) = 0;
   virtual void GatedActivation(const GatedActivationArgs& args) = 0;
   virtual void Sample(const SampleArgs& args) = 0;

@@ -19,3 +19,11 @@ logged() {
   tail -n 20 "$log" >&2
   return 1
 }
+
+# Prints the comment at the top of the script that runs, from its second line, as its help.
+help() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; }
+
+usage() {
+  help >&2
+  exit 2
+}

@@ -88,7 +88,7 @@ TEST_P(EngineBackendTest, OutputIsTheSameAloneInAnyBatchWithAnyChunk) {
   for (const Request& request : requests) {
     alone.push_back(OutputAlone(SmallOptions(), GetParam(), request));
   }
-  for (const int32_t max_batch_tokens : {64, 100, 333, 1024}) {
+  for (const int32_t max_batch_tokens : {72, 100, 333, 1024}) {
     EngineOptions options = SmallOptions();
     options.max_batch_tokens = max_batch_tokens;
     auto engine = MakeTinyEngine(options, MakeKernels(GetParam()));
@@ -387,6 +387,8 @@ class FaultyKernels final : public Kernels {
   void RmsNorm(const RmsNormArgs& args) override { inner_->RmsNorm(args); }
   void MatMul(const MatMulArgs& args) override { inner_->MatMul(args); }
   void StoreKv(const StoreKvArgs& args) override { inner_->StoreKv(args); }
+  void IndexKeys(const IndexKeysArgs& args) override { inner_->IndexKeys(args); }
+  void Select(const SelectArgs& args) override { inner_->Select(args); }
   void Attention(const AttentionArgs& args) override {
     if (*fail_) throw DeviceError("an injected fault");
     inner_->Attention(args);

@@ -1,0 +1,95 @@
+// KeyIndex: what its comment in args.h says, one page and KV head at a time.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "kernels/dtype.h"
+#include "kernels/reference/step.h"
+
+namespace everlong::reference {
+namespace {
+
+// The distance between levels that loses least of roughly normal values: 16 levels span the
+// largest; 4 and 2 follow the deviation (Max: Quantizing for minimum distortion, 1960).
+double LevelDistance(std::span<const double> x, int32_t bits) {
+  double largest = 0.0;
+  double absolute = 0.0;
+  double squares = 0.0;
+  for (const double v : x) {
+    largest = std::max(largest, std::abs(v));
+    absolute += std::abs(v);
+    squares += v * v;
+  }
+  const auto n = static_cast<double>(x.size());
+  if (bits == 4) return largest / 7.5;
+  return bits == 2 ? std::sqrt(squares / n) : 2.0 * absolute / n;
+}
+
+void Encode(std::span<const double> x, int32_t bits, std::byte* codes, std::byte* scale) {
+  WriteElement(scale, DType::kF16, static_cast<float>(LevelDistance(x, bits)));
+  const double distance = ReadElement(scale, DType::kF16);
+  const int32_t top = (1 << bits) - 1;
+  const size_t per_byte = 8 / bits;
+  std::memset(codes, 0, x.size() / per_byte);
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double level = distance == 0.0 ? 0.0 : x[i] / distance + top / 2.0;
+    const auto code = static_cast<unsigned>(std::clamp(std::nearbyint(level), 0.0, double(top)));
+    codes[i / per_byte] |= static_cast<std::byte>(code << (bits * (i % per_byte)));
+  }
+}
+
+void IndexHead(const IndexKeysArgs& args, int64_t page, int64_t head) {
+  const KvCache& cache = args.cache;
+  const int64_t dim = cache.head_dim;
+  const int64_t element = ByteSize(cache.type);
+  std::vector<double> keys(kPageTokens * dim);
+  std::vector<double> mean(dim);
+  for (int64_t t = 0; t < kPageTokens; ++t) {
+    const std::byte* from = KeyAddress(cache, args.layer, page, head, t);
+    for (int64_t i = 0; i < dim; ++i) {
+      keys[t * dim + i] = ReadElement(from + i * element, cache.type);
+      mean[i] += keys[t * dim + i] / kPageTokens;
+    }
+  }
+  const IndexHeadView view = IndexHeadAt(args.index, args.layer, page, head);
+  for (int64_t i = 0; i < dim; ++i) {
+    WriteElement(view.mean + 2 * i, DType::kF16, static_cast<float>(mean[i]));
+    mean[i] = ReadElement(view.mean + 2 * i, DType::kF16);
+  }
+  for (int64_t t = 0; t < kPageTokens; ++t) {
+    const std::span<double> key(keys.data() + t * dim, dim);
+    for (int64_t i = 0; i < dim; ++i) key[i] -= mean[i];
+    Encode(key, args.index.bits, view.codes + t * args.index.CodeBytes(), view.scales + 2 * t);
+  }
+}
+
+}  // namespace
+
+IndexHeadView IndexHeadAt(const KeyIndex& index, int64_t layer, int64_t page, int64_t head) {
+  auto* codes = static_cast<std::byte*>(index.base) + layer * index.layer_stride_bytes +
+                page * index.PageBytes() + head * index.HeadBytes();
+  std::byte* scales = codes + kPageTokens * index.CodeBytes();
+  return {.codes = codes, .scales = scales, .mean = scales + int64_t{2} * kPageTokens};
+}
+
+void IndexPages(const IndexKeysArgs& args, const StepSequence& sequence) {
+  const int64_t end = (sequence.context + sequence.num_tokens) / kPageTokens;
+  for (int64_t page = sequence.context / kPageTokens; page < end; ++page) {
+    for (int64_t h = 0; h < args.index.kv_heads; ++h) IndexHead(args, sequence.pages[page], h);
+  }
+}
+
+void DecodeKey(const KeyIndex& index, const IndexHeadView& view, int64_t slot,
+               std::span<double> key) {
+  const int64_t per_byte = 8 / index.bits;
+  const int32_t top = (1 << index.bits) - 1;
+  const double distance = ReadElement(view.scales + 2 * slot, DType::kF16);
+  const std::byte* codes = view.codes + slot * index.CodeBytes();
+  for (int64_t i = 0; i < index.head_dim; ++i) {
+    const auto shifted = static_cast<uint8_t>(codes[i / per_byte]) >> (index.bits * (i % per_byte));
+    const double mean = ReadElement(view.mean + 2 * i, DType::kF16);
+    key[i] = mean + distance * ((shifted & top) - top / 2.0);
+  }
+}
+
+}  // namespace everlong::reference

@@ -1,0 +1,76 @@
+// What the reference backend's files share: values in memory, rotation, and the step they belong
+// to.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels/args.h"
+
+namespace everlong::reference {
+
+float ReadElement(const std::byte* from, DType type);
+void WriteElement(std::byte* to, DType type, float value);
+
+// Where a page holds one head's key of one position; its value is kBlockTokens * head_dim elements
+// further on.
+std::byte* KeyAddress(const KvCache& cache, int64_t layer, int64_t page, int64_t head,
+                      int64_t slot);
+
+void Rotate(std::span<double> x, int64_t position, const Rope& rope);
+
+double Dot(std::span<const double> a, std::span<const double> b);
+
+struct StepSequence {
+  int64_t first_token;  // row in the batch
+  int64_t num_tokens;
+  int64_t context;
+  std::vector<int32_t> pages;
+
+  std::byte* Key(const KvCache& cache, int64_t layer, int64_t head, int64_t position) const {
+    return KeyAddress(cache, layer, pages[position / kPageTokens], head, position % kPageTokens);
+  }
+  int64_t Position(int64_t row) const { return context + row - first_token; }
+};
+
+struct StepPlan {
+  std::vector<QueryBlock> blocks;
+  std::vector<SelectParams> selects;
+};
+
+// A copy of a StepLayout.
+struct Step {
+  Step() = default;
+  explicit Step(const StepLayout& layout);
+
+  std::vector<StepSequence> sequences;
+  std::vector<int32_t> tokens;
+  std::vector<int32_t> output_rows;
+  std::vector<StepPlan> plans;
+};
+
+// The blocks that a query block's slot holds for one KV head.
+std::span<const int32_t> SelectedBlocks(const Selection& selection, int64_t layer, int64_t slot,
+                                        int64_t kv_head);
+
+// One head of an index page.
+struct IndexHeadView {
+  std::byte* codes;   // [kPageTokens][CodeBytes()]
+  std::byte* scales;  // f16 [kPageTokens]
+  std::byte* mean;    // f16 [head_dim]
+};
+IndexHeadView IndexHeadAt(const KeyIndex& index, int64_t layer, int64_t page, int64_t head);
+
+// The key that the index holds for one token of a page.
+void DecodeKey(const KeyIndex& index, const IndexHeadView& view, int64_t slot,
+               std::span<double> key);
+
+// The operations on one sequence or query block.
+void IndexPages(const IndexKeysArgs& args, const StepSequence& sequence);
+void SelectBlocks(const SelectArgs& args, const Step& step, const QueryBlock& block,
+                  const SelectParams& params);
+void Attend(const AttentionArgs& args, const Step& step, const QueryBlock& block, int64_t kv_head);
+
+}  // namespace everlong::reference

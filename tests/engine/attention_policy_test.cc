@@ -1,0 +1,212 @@
+#include "engine/attention_policy.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <random>
+#include <string>
+
+namespace everlong {
+namespace {
+
+using ::testing::HasSubstr;
+
+AttentionPolicy Make(const AttentionOverrides& overrides, int64_t trained_length = 4096) {
+  auto policy = MakePolicy({.all = overrides}, 4, trained_length);
+  EXPECT_TRUE(policy.ok()) << policy.status();
+  return *std::move(policy);
+}
+
+std::string Refusal(const AttentionOverrides& overrides, int64_t trained_length = 4096) {
+  return std::string(MakePolicy({.all = overrides}, 4, trained_length).status().message());
+}
+
+const AttentionOverrides kSparse = {.mode = AttentionMode::kInfiniteHip};
+
+// Query blocks of [begin, end) cut into chunks as the scheduler may cut them.
+std::vector<QueryBlock> InChunks(const SequencePlan& plan, int64_t begin, int64_t end,
+                                 std::mt19937& random) {
+  std::vector<QueryBlock> all;
+  PlanBuilder builder;
+  while (begin < end) {
+    int64_t chunk_end = begin + 1;
+    if (begin < plan.decode_begin) {
+      chunk_end = (begin / 64 + 1 + random() % 4) * 64;
+      if (chunk_end > plan.decode_begin) chunk_end = plan.decode_begin + random() % 2;
+      chunk_end = std::min(chunk_end, end);
+    }
+    builder.Clear(10);
+    builder.Add(plan, 0, 0, static_cast<int32_t>(begin), begin, chunk_end);
+    all.insert(all.end(), builder.blocks.begin(), builder.blocks.end());
+    begin = chunk_end;
+  }
+  return all;
+}
+
+struct Reads {
+  int64_t first;  // of the block
+  int64_t end;
+  int32_t num_sinks;
+  int64_t window_begin;
+  int positions;
+  int32_t first_stage;
+  bool selects;
+  bool operator==(const Reads&) const = default;
+};
+
+// What each position reads, row by row, dense blocks merged.
+std::vector<Reads> ByPosition(const std::vector<QueryBlock>& blocks) {
+  std::vector<Reads> reads;
+  for (const QueryBlock& b : blocks) {
+    const bool dense = b.window_begin == 0;
+    for (int64_t row = b.first_row; row < b.first_row + b.num_rows; ++row) {
+      reads.push_back({.first = dense ? row : b.first_row,
+                       .end = dense ? row + 1 : b.first_row + b.num_rows,
+                       .num_sinks = b.num_sinks,
+                       .window_begin = b.window_begin,
+                       .positions = static_cast<int>(b.positions),
+                       .first_stage = b.first_stage,
+                       .selects = b.slot >= 0});
+    }
+  }
+  return reads;
+}
+
+TEST(AttentionPolicyTest, WhatAPositionReadsDoesNotDependOnChunks) {
+  std::mt19937 random(1);
+  for (const char* preset : {"default", "3k-flash"}) {
+    AttentionOverrides overrides = kSparse;
+    overrides.preset = preset;
+    overrides.positions = PositionRule::kClipped;
+    const AttentionPolicy policy = Make(overrides);
+    for (const int64_t prompt : {1, 63, 64, 65, 2000, 5000, 5056, 5057}) {
+      const SequencePlan plan = {.policy = &policy, .decode_begin = prompt - 1, .slot = 3};
+      const auto whole = ByPosition(InChunks(plan, 0, prompt + 100, random));
+      for (int round = 0; round < 5; ++round) {
+        EXPECT_EQ(ByPosition(InChunks(plan, 0, prompt + 100, random)), whole) << prompt;
+      }
+    }
+  }
+}
+
+TEST(AttentionPolicyTest, SinksSelectionAndWindowLeaveNoHole) {
+  std::mt19937 random(2);
+  const AttentionPolicy policy = Make(kSparse);
+  const SequencePlan plan = {.policy = &policy, .decode_begin = 6000, .slot = 3};
+  int64_t row = 0;
+  for (const QueryBlock& b : InChunks(plan, 0, 6200, random)) {
+    EXPECT_EQ(b.first_row, row);
+    row += b.num_rows;
+    EXPECT_EQ(b.num_sinks % kBlockTokens, 0);
+    EXPECT_EQ(b.window_begin % kBlockTokens, 0);
+    EXPECT_LE(b.num_sinks, b.window_begin);
+    if (b.window_begin == 0) continue;
+    // The window holds at least what is promised and grows by at most a refresh interval.
+    EXPECT_LE(b.window_begin, b.first_row - 1024);
+    EXPECT_GE(b.window_begin, b.first_row - 1024 - 2 * kBlockTokens);
+    EXPECT_LT(b.first_row - b.window_begin, b.clip_distance);
+    EXPECT_GE(b.slot, 0);
+  }
+  EXPECT_EQ(row, 6200);
+}
+
+TEST(AttentionPolicyTest, AutoIsDenseAndTrueWithinTheTrainedLength) {
+  std::mt19937 random(3);
+  const AttentionPolicy policy = Make({});
+  const SequencePlan plan = {.policy = &policy, .decode_begin = 4500, .slot = 0};
+  for (const QueryBlock& b : InChunks(plan, 0, 4600, random)) {
+    if (b.first_row < 4096) {
+      EXPECT_EQ(b.window_begin, 0);
+      EXPECT_EQ(b.positions, Positions::kTrue);
+    } else {
+      EXPECT_GT(b.window_begin, 0);
+      EXPECT_EQ(b.positions, Positions::kClipped);
+    }
+  }
+  EXPECT_FALSE(MayBeSparse(policy, 4096));
+  EXPECT_TRUE(MayBeSparse(policy, 4097));
+}
+
+TEST(AttentionPolicyTest, DecodeStartingInsideTheDenseRangeRefreshesWhenItBecomesSparse) {
+  const AttentionPolicy policy = Make({});
+  const SequencePlan plan = {.policy = &policy, .decode_begin = 4090, .slot = 5};
+  for (int64_t p = 4096; p < 4130; ++p) {
+    PlanBuilder builder;
+    builder.Add(plan, 0, 0, 0, p, p + 1);
+    EXPECT_EQ(builder.blocks[0].first_stage, (p - 4096) % 8 == 0 ? 0 : 1);
+    EXPECT_EQ(builder.blocks[0].slot, 5);
+  }
+}
+
+TEST(AttentionPolicyTest, PaperStagesRefreshAtTheirIntervals) {
+  AttentionOverrides overrides = kSparse;
+  overrides.preset = "3k";
+  const AttentionPolicy policy = Make(overrides);
+  const SequencePlan plan = {.policy = &policy, .decode_begin = 5000, .slot = 0};
+  for (int64_t t = 0; t < 40; ++t) {
+    PlanBuilder builder;
+    builder.Add(plan, 0, 0, 0, 5000 + t, 5001 + t);
+    const int expected = t % 16 == 0 ? 0 : t % 8 == 0 ? 1 : t % 4 == 0 ? 2 : 3;
+    EXPECT_EQ(builder.blocks[0].first_stage, expected) << t;
+    EXPECT_EQ(builder.blocks[0].positions, Positions::kStreaming);
+  }
+  EXPECT_EQ(UseAt(plan, 5000).num_stages, 3);
+  EXPECT_NEAR(UseAt(plan, 5000).attended_ratio, (256 + 2048 + 1025) / 5001.0, 0.002);
+}
+
+TEST(AttentionPolicyTest, LastPromptBlockScoresEveryRow) {
+  AttentionOverrides overrides = kSparse;
+  overrides.preset = "3k";
+  const AttentionPolicy policy = Make(overrides);
+  PlanBuilder builder;
+  builder.Add({.policy = &policy, .decode_begin = 5000}, 0, 0, 0, 4864, 5000);
+  ASSERT_EQ(builder.blocks.size(), 3u);
+  EXPECT_TRUE(builder.selects[builder.blocks[1].select].stages[0].pool_rows);
+  EXPECT_FALSE(builder.selects[builder.blocks[2].select].stages[0].pool_rows);
+}
+
+TEST(AttentionPolicyTest, LayersHaveSettingsOfTheirOwnAndDenseOnesStayDense) {
+  AttentionConfig config = {
+      .all = kSparse,
+      .layers = {{{0}, {.mode = AttentionMode::kDense}}, {{1, 3}, {.budget = 4096}}}};
+  auto policy = MakePolicy(config, 4, 8192);
+  ASSERT_TRUE(policy.ok()) << policy.status();
+  EXPECT_EQ(policy->layer_class, (std::vector<int32_t>{1, 2, 0, 2}));
+  EXPECT_EQ(policy->classes[2].decode.params.keep_blocks, 512);
+  EXPECT_EQ(SelectionCapacity(*policy), 512);
+  auto changed = Override(*policy, {.budget = 1024});
+  ASSERT_TRUE(changed.ok());
+  EXPECT_EQ(changed->classes[0].decode.params.keep_blocks, 128);
+  EXPECT_EQ(changed->classes[1].mode, AttentionMode::kDense);
+  config.layers = {{{7}, {}}};
+  EXPECT_THAT(std::string(MakePolicy(config, 4, 8192).status().message()), HasSubstr("layers: 7"));
+}
+
+TEST(AttentionPolicyTest, RefusalsNameTheNumbers) {
+  EXPECT_THAT(Refusal({.preset = "7k"}), HasSubstr("\"7k\" is none of default, 3k"));
+  EXPECT_THAT(Refusal({.window = 32}), HasSubstr("window: 32"));
+  EXPECT_THAT(Refusal({.num_sinks = 7}), HasSubstr("sinks: 7"));
+  EXPECT_THAT(Refusal({.budget = 12}), HasSubstr("budget: 12"));
+  EXPECT_THAT(Refusal({.refresh = {8, 4}}), HasSubstr("2 intervals for a selector of 1 stages"));
+  EXPECT_THAT(Refusal({.preset = "3k", .refresh = {8, 3, 1}}), HasSubstr("8 is not a multiple of"));
+  EXPECT_THAT(Refusal({.mode = AttentionMode::kInfiniteHip,
+                       .positions = PositionRule::kStreaming,
+                       .budget = 4096}),
+              HasSubstr("sinks 256 + budget 4096 + window 1024 + query block 64 = 5440"));
+}
+
+TEST(AttentionPolicyTest, WarnsWhereKeysAreReadTooFarFromWherePrefillSawThem) {
+  AttentionOverrides overrides = kSparse;
+  EXPECT_EQ(PositionWarning(Make(overrides)), "");
+  overrides.preset = "3k";  // 3328 + 64 and 3328: beyond 1.25 x 4096
+  EXPECT_THAT(PositionWarning(Make(overrides)), HasSubstr("3392 + apparent distance 3328"));
+  EXPECT_EQ(PositionWarning(Make(overrides, 8192)), "");
+}
+
+TEST(AttentionPolicyTest, ShortModelsGetShortWindows) {
+  EXPECT_EQ(Make({}, 512).classes[0].window, 128);
+  EXPECT_EQ(Make({}, 128).classes[0].mode, AttentionMode::kDense);
+}
+
+}  // namespace
+}  // namespace everlong

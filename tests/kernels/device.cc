@@ -1,0 +1,47 @@
+#include "tests/kernels/device.h"
+
+namespace everlong {
+
+std::vector<Backend> BackendsBesideReference() {
+  return {{"cpu_1_thread", [] { return MakeCpuKernels(1); }},
+          {"cpu_2_threads", [] { return MakeCpuKernels(2); }},
+          {"cpu_3_threads", [] { return MakeCpuKernels(3); }}};
+}
+
+std::vector<Backend> Backends() {
+  std::vector<Backend> backends = BackendsBesideReference();
+  backends.push_back({"reference", MakeReferenceKernels});
+  return backends;
+}
+
+void* Device::Place(const std::vector<std::byte>& bytes) {
+  void* device = kernels_->Allocate(static_cast<int64_t>(bytes.size()));
+  kernels_->Upload(device, bytes.data(), static_cast<int64_t>(bytes.size()));
+  return device;
+}
+
+float* Device::PlaceFloats(const Values& values) {
+  return static_cast<float*>(Place(Encode(DType::kF32, values)));
+}
+
+void* Device::PlaceActivations(const Values& values) {
+  return Place(Encode(activation_type(), values));
+}
+
+std::vector<std::byte> Device::Read(const void* device, int64_t bytes) {
+  std::vector<std::byte> host(bytes);
+  kernels_->Sync();
+  kernels_->Download(host.data(), device, bytes);
+  return host;
+}
+
+Values Device::ReadFloats(const void* device, int64_t count) {
+  return Decode(DType::kF32, Read(device, count * ByteSize(DType::kF32)).data(), count);
+}
+
+Values Device::ReadActivations(const void* device, int64_t count) {
+  const DType type = activation_type();
+  return Decode(type, Read(device, count * ByteSize(type)).data(), count);
+}
+
+}  // namespace everlong

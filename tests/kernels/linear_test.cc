@@ -1,0 +1,247 @@
+// MatMul and Embed, and how LoadMatrix stacks parts.
+#include <cmath>
+#include <limits>
+#include <tuple>
+
+#include "gtest/gtest.h"
+#include "tests/kernels/device.h"
+#include "tests/kernels/step.h"
+
+namespace everlong {
+namespace {
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+// Matrices of equal width, stacked, in a checkpoint's form and as values.
+struct Weights {
+  Weights(std::mt19937& random, DType type, const std::vector<int64_t>& part_rows, int64_t cols)
+      : type(type), part_rows(part_rows), cols(cols) {
+    for (const int64_t part : part_rows) rows += part;
+    values = RandomValues(random, rows * cols, type);
+  }
+
+  Matrix LoadInto(Device& device) const {
+    const std::vector<std::byte> bytes = Encode(type, values);
+    std::vector<HostMatrix> parts;
+    int64_t begin = 0;
+    for (const int64_t part : part_rows) {
+      parts.push_back({bytes.data() + begin * cols * ByteSize(type), part, cols, type});
+      begin += part;
+    }
+    return device->LoadMatrix(parts);
+  }
+
+  DType type;
+  std::vector<int64_t> part_rows;
+  int64_t cols;
+  int64_t rows = 0;
+  Values values;
+};
+
+struct Shape {
+  int64_t rows;
+  int64_t cols;
+  std::vector<int64_t> part_rows;
+};
+
+// A product with strides wider than its rows. What lies between rows of x is NaN, and what lies
+// between rows of the result is left alone.
+struct Product {
+  static constexpr int64_t kGap = 3;
+
+  Product(std::mt19937& random, const Shape& shape, DType weight_type, DType activation_type)
+      : weights(random, weight_type, shape.part_rows, shape.cols),
+        rows(shape.rows),
+        x(RandomValues(random, shape.rows * shape.cols, activation_type)),
+        bias(RandomValues(random, weights.rows)),
+        before(RandomValues(random, shape.rows * (weights.rows + kGap), activation_type)) {}
+
+  Values Run(Device& device, MatMulOut mode, bool with_bias) const {
+    Values spaced(rows * (weights.cols + kGap), kNan);
+    for (int64_t r = 0; r < rows; ++r) {
+      std::copy_n(x.begin() + r * weights.cols, weights.cols,
+                  spaced.begin() + r * (weights.cols + kGap));
+    }
+    const bool activations = mode == MatMulOut::kActivations;
+    void* out = activations ? device.PlaceActivations(before) : device.PlaceFloats(before);
+    device->MatMul({.w = weights.LoadInto(device),
+                    .x = device.PlaceActivations(spaced),
+                    .bias = with_bias ? device.PlaceFloats(bias) : nullptr,
+                    .out = out,
+                    .x_stride = weights.cols + kGap,
+                    .out_stride = weights.rows + kGap,
+                    .rows = static_cast<int32_t>(rows),
+                    .mode = mode});
+    const auto count = static_cast<int64_t>(before.size());
+    return activations ? device.ReadActivations(out, count) : device.ReadFloats(out, count);
+  }
+
+  // The error bound of a sum of products with at most two further terms in any order, and of
+  // rounding it to `out_type`, for each element of the result; 0 between the rows.
+  std::vector<double> Bound(MatMulOut mode, bool with_bias, DType out_type) const {
+    const int64_t stride = weights.rows + kGap;
+    std::vector<double> bound(before.size(), 0.0);
+    for (int64_t i = 0; i < rows * weights.rows; ++i) {
+      const int64_t r = i / weights.rows;
+      const int64_t n = i % weights.rows;
+      double magnitude = with_bias ? std::abs(bias[n]) : 0.0;
+      for (int64_t k = 0; k < weights.cols; ++k) {
+        magnitude += std::abs(static_cast<double>(x[r * weights.cols + k]) *
+                              weights.values[n * weights.cols + k]);
+      }
+      if (mode == MatMulOut::kAddF32) magnitude += std::abs(before[r * stride + n]);
+      bound[r * stride + n] =
+          Gamma(weights.cols + 2) * magnitude + RoundingError(out_type, magnitude);
+    }
+    return bound;
+  }
+
+  Weights weights;
+  int64_t rows;
+  Values x;
+  Values bias;
+  Values before;  // what `out` holds at first
+};
+
+class MatMulTest : public ::testing::TestWithParam<std::tuple<Backend, DType, Shape>> {};
+INSTANTIATE_TEST_SUITE_P(
+    Backends, MatMulTest,
+    ::testing::Combine(::testing::ValuesIn(BackendsBesideReference()),
+                       ::testing::Values(DType::kF32, DType::kF16, DType::kBF16),
+                       ::testing::Values(Shape{1, 1, {1}}, Shape{1, 576, {576, 192, 192}},
+                                         Shape{2, 64, {3}}, Shape{3, 65, {130}},
+                                         Shape{4, 1537, {49}}, Shape{5, 127, {32, 1}},
+                                         Shape{8, 128, {257}}, Shape{17, 255, {16, 16, 31}},
+                                         Shape{33, 7, {97}}, Shape{64, 96, {96}},
+                                         Shape{130, 48, {40}})),
+    [](const auto& info) {
+      const Shape& shape = std::get<2>(info.param);
+      return std::get<0>(info.param).name + TypeName(std::get<1>(info.param)) +
+             std::to_string(shape.rows) + "x" + std::to_string(shape.cols);
+    });
+
+TEST_P(MatMulTest, AgreesWithReferenceInEveryMode) {
+  const auto& [backend, weight_type, shape] = GetParam();
+  Device device(backend);
+  Device reference(MakeReferenceKernels());
+  std::mt19937 random(1);
+  const Product product(random, shape, weight_type, device.activation_type());
+  for (const MatMulOut mode : {MatMulOut::kActivations, MatMulOut::kF32, MatMulOut::kAddF32}) {
+    for (const bool with_bias : {false, true}) {
+      SCOPED_TRACE(::testing::Message() << "mode " << int(mode) << ", bias " << with_bias);
+      const DType out_type =
+          mode == MatMulOut::kActivations ? device.activation_type() : DType::kF32;
+      ExpectWithin(product.Run(device, mode, with_bias), product.Run(reference, mode, with_bias),
+                   product.Bound(mode, with_bias, out_type));
+    }
+  }
+}
+
+class LinearTest : public ::testing::TestWithParam<Backend> {};
+INSTANTIATE_TEST_SUITE_P(Backends, LinearTest, ::testing::ValuesIn(Backends()),
+                         [](const auto& info) { return info.param.name; });
+
+// Integers of these sizes are exact in every type, so the result has one right value.
+TEST_P(LinearTest, MultipliesSmallIntegersExactly) {
+  constexpr int64_t kRows = 7;
+  constexpr int64_t kCols = 37;
+  constexpr int64_t kOutputs = 19;
+  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
+    Device device(GetParam());
+    Values x;
+    Values w;
+    Values expected;
+    for (int64_t i = 0; i < kRows * kCols; ++i) x.push_back(static_cast<float>(i * 5 % 7 - 3));
+    for (int64_t i = 0; i < kOutputs * kCols; ++i) w.push_back(static_cast<float>(i * 3 % 11 - 5));
+    for (int64_t i = 0; i < kRows * kOutputs; ++i) {
+      int64_t sum = 100 + i % kOutputs;
+      for (int64_t k = 0; k < kCols; ++k) {
+        sum += static_cast<int64_t>(x[i / kOutputs * kCols + k] * w[i % kOutputs * kCols + k]);
+      }
+      expected.push_back(static_cast<float>(sum));
+    }
+    Values bias;
+    for (int64_t n = 0; n < kOutputs; ++n) bias.push_back(static_cast<float>(100 + n));
+    const std::vector<std::byte> encoded = Encode(type, w);
+    const HostMatrix part = {encoded.data(), kOutputs, kCols, type};
+    float* out = device.PlaceFloats(Values(expected.size()));
+    device->MatMul({.w = device->LoadMatrix({&part, 1}),
+                    .x = device.PlaceActivations(x),
+                    .bias = device.PlaceFloats(bias),
+                    .out = out,
+                    .x_stride = kCols,
+                    .out_stride = kOutputs,
+                    .rows = kRows,
+                    .mode = MatMulOut::kF32});
+    ExpectSameBits(device.ReadFloats(out, kRows * kOutputs), expected);
+  }
+}
+
+TEST_P(LinearTest, RowIsTheSameWhateverTheRowsBesideIt) {
+  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
+    for (const int64_t cols : {int64_t{576}, int64_t{77}}) {
+      SCOPED_TRACE(TypeName(type) + " " + std::to_string(cols));
+      Device device(GetParam());
+      std::mt19937 random(2);
+      constexpr int64_t kRows = 70;
+      const Weights weights(random, type, {101}, cols);
+      const Matrix w = weights.LoadInto(device);
+      const Values x = RandomValues(random, kRows * cols, device.activation_type());
+      const auto run = [&](int64_t first, int64_t rows) {
+        float* out = device.PlaceFloats(Values(rows * w.rows));
+        device->MatMul({.w = w,
+                        .x = device.PlaceActivations(
+                            Values(x.begin() + first * cols, x.begin() + (first + rows) * cols)),
+                        .out = out,
+                        .x_stride = cols,
+                        .out_stride = w.rows,
+                        .rows = static_cast<int32_t>(rows),
+                        .mode = MatMulOut::kF32});
+        return device.ReadFloats(out, rows * w.rows);
+      };
+      const Values all = run(0, kRows);
+      for (const int64_t rows : {1, 2, 3, 4, 5, 7, 8, 9, 16, 31, 32, 33, 64}) {
+        for (const int64_t first : {int64_t{0}, kRows - rows}) {
+          ExpectSameBits(run(first, rows), Values(all.begin() + first * w.rows,
+                                                  all.begin() + (first + rows) * w.rows));
+        }
+      }
+    }
+  }
+}
+
+TEST(LinearThreadsTest, ThreadsDoNotChangeAProduct) {
+  std::mt19937 random(3);
+  for (const int64_t rows : {1, 6, 65}) {
+    const Product product(random, {rows, 300, {200, 111}}, DType::kBF16, DType::kF32);
+    Device one(MakeCpuKernels(1));
+    const Values expected = product.Run(one, MatMulOut::kF32, true);
+    for (const int threads : {2, 3, 5}) {
+      Device several(MakeCpuKernels(threads));
+      ExpectSameBits(product.Run(several, MatMulOut::kF32, true), expected);
+    }
+  }
+}
+
+TEST_P(LinearTest, EmbedCopiesRowsExactly) {
+  std::mt19937 random(4);
+  const Step step(random, MixedShapes(), 53);
+  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
+    for (const int64_t cols : {int64_t{1}, int64_t{64}, int64_t{75}}) {
+      Device device(GetParam());
+      const Weights table(random, type, {50, 3}, cols);
+      float* out = device.PlaceFloats(Values(step.num_tokens() * cols));
+      device->BeginStep(step.Layout());
+      device->Embed({.table = table.LoadInto(device), .out = out});
+      Values expected;
+      for (const int32_t token : step.tokens) {
+        const auto row = table.values.begin() + token * cols;
+        expected.insert(expected.end(), row, row + cols);
+      }
+      ExpectSameBits(device.ReadFloats(out, step.num_tokens() * cols), expected);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace everlong

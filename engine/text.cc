@@ -72,6 +72,25 @@ constexpr std::array<int16_t, kAlphabetEnd> MakeAlphabet() {
 
 constexpr std::array<int16_t, kAlphabetEnd> kByteOf = MakeAlphabet();
 
+// Unicode's property White_Space.
+bool IsWhiteSpace(char32_t code_point) {
+  switch (code_point) {
+    case ' ':
+    case 0x85:
+    case 0xA0:
+    case 0x1680:
+    case 0x2028:
+    case 0x2029:
+    case 0x202F:
+    case 0x205F:
+    case 0x3000:
+      return true;
+    default:
+      return (code_point >= '\t' && code_point <= '\r') ||
+             (code_point >= 0x2000 && code_point <= 0x200A);
+  }
+}
+
 }  // namespace
 
 void StringTable::Reserve(size_t num_strings, size_t num_bytes) {
@@ -118,6 +137,28 @@ char32_t NextCodePoint(std::string_view text, size_t* offset) {
     code_point = code_point << 6 | (Byte(text, (*offset)++) & 0x3F);
   }
   return code_point;
+}
+
+size_t LastCodePointOffset(std::string_view text) {
+  size_t offset = text.size() - 1;
+  while ((Byte(text, offset) & 0xC0) == 0x80) --offset;
+  return offset;
+}
+
+std::string_view StripLeft(std::string_view text) {
+  size_t begin = 0;
+  for (size_t i = 0; i < text.size() && IsWhiteSpace(NextCodePoint(text, &i));) begin = i;
+  return text.substr(begin);
+}
+
+std::string_view StripRight(std::string_view text) {
+  while (!text.empty()) {
+    const size_t last = LastCodePointOffset(text);
+    size_t i = last;
+    if (!IsWhiteSpace(NextCodePoint(text, &i))) break;
+    text = text.substr(0, last);
+  }
+  return text;
 }
 
 size_t FindInvalidUtf8(std::string_view text) {

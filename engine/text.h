@@ -37,6 +37,13 @@ size_t Utf8Length(std::string_view text);
 // The code point at `*offset` of valid UTF-8; moves `*offset` behind it.
 char32_t NextCodePoint(std::string_view text, size_t* offset);
 
+// Where the last code point of valid UTF-8 (not empty) begins.
+size_t LastCodePointOffset(std::string_view text);
+
+// Valid UTF-8 without the white space (Unicode's White_Space) at its beginning or end.
+std::string_view StripLeft(std::string_view text);
+std::string_view StripRight(std::string_view text);
+
 // Offset of the first byte that is not part of a valid sequence, or npos. Surrogates, overlong
 // forms and values above U+10FFFF are invalid.
 size_t FindInvalidUtf8(std::string_view text);

@@ -28,6 +28,7 @@ class Tokenizer {
                                  // templates); false: look-alikes in user text stay text
   };
   // `text` must be valid UTF-8: INVALID_ARGUMENT with the offset of the first bad byte otherwise.
+  // INVALID_ARGUMENT too where the tokenizer's regular expressions would take too long.
   virtual absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text,
                                                       EncodeOptions options) const = 0;
 
@@ -37,6 +38,9 @@ class Tokenizer {
   // The bytes that one token adds to a text that already has a beginning; special tokens: their
   // content. May be part of a UTF-8 sequence.
   virtual std::string TokenBytes(int32_t id) const = 0;
+
+  // The same for the first token of a text, without the space that Encode puts before a text.
+  virtual std::string FirstTokenBytes(int32_t id) const = 0;
 
   virtual bool IsSpecial(int32_t id) const = 0;
 
@@ -48,6 +52,7 @@ class Tokenizer {
 // The concatenation of all results equals Decode of all ids.
 class StreamDecoder {
  public:
+  // `tokenizer` must outlive it.
   StreamDecoder(const Tokenizer* tokenizer, bool skip_special);
 
   // Text that has become complete with this token; may be empty.
@@ -58,8 +63,8 @@ class StreamDecoder {
  private:
   const Tokenizer* tokenizer_;
   bool skip_special_;
-  bool started_ = false;
-  std::string pending_;
+  bool started_ = false;  // some token has added bytes
+  std::string pending_;   // begins a UTF-8 sequence
 };
 
 }  // namespace everlong

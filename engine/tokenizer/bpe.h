@@ -52,6 +52,9 @@ class Bpe {
   // Appends the tokens of `word`. Takes O(n log n) for n symbols.
   void Encode(std::string_view word, Scratch* scratch, std::vector<int32_t>* ids) const;
 
+  // Words never become this token whole, only where merges make it. Not while others use it.
+  void Hide(int32_t id);
+
   // Largest id + 1.
   int64_t vocab_size() const { return static_cast<int64_t>(index_of_.size()); }
 

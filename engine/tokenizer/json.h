@@ -27,6 +27,9 @@ struct TokenizerJson {
 // form.
 absl::StatusOr<TokenizerJson> ParseTokenizerJson(std::string_view json);
 
+// The member, or null where it is absent or `component` is no object.
+const nlohmann::json& Member(const nlohmann::json& component, const char* name);
+
 // Typed members of a component such as {"type": "Strip", ...}. Errors name `component`, the member
 // and the type that it should have. With a `fallback`, an absent or null member has this value.
 absl::StatusOr<std::string> StringMember(const nlohmann::json& component, const char* name);
@@ -37,6 +40,17 @@ absl::StatusOr<int64_t> IntMember(const nlohmann::json& component, const char* n
                                   int64_t fallback);
 absl::StatusOr<std::vector<nlohmann::json>> ArrayMember(const nlohmann::json& component,
                                                         const char* name);
+
+// A normalizer, pre-tokenizer, decoder or post-processor.
+struct Component {
+  std::string type;
+  nlohmann::json json;  // an object
+};
+
+// The member `kind` of `document` without the Sequences, whose members are called `list`: what it
+// applies in order. Empty where it is absent or null.
+absl::StatusOr<std::vector<Component>> ComponentsMember(const nlohmann::json& document,
+                                                        const char* kind, const char* list);
 
 absl::Status UnsupportedComponent(std::string_view kind, std::string_view type);
 

@@ -1,4 +1,4 @@
-#include "engine/tokenizer_json.h"
+#include "engine/tokenizer/json.h"
 
 #include <fmt/format.h>
 
@@ -183,11 +183,20 @@ absl::Status WrongMember(const json& component, const char* name, std::string_vi
                   member == component.end() ? "missing" : member->type_name(), wanted));
 }
 
-// The member, or null where it is absent.
-const json& Member(const json& component, const char* name) {
-  static const json* const kNull = new json();
-  const auto member = component.find(name);
-  return member == component.end() ? *kNull : *member;
+absl::Status AppendComponents(const json& component, const char* kind, const char* list,
+                              std::vector<Component>* components) {
+  const json& type = Member(component, "type");
+  if (!type.is_string()) {
+    return absl::InvalidArgumentError(
+        fmt::format("{} is {}, should be an object with a type", kind, component.type_name()));
+  }
+  if (type != "Sequence") {
+    components->push_back({type.get<std::string>(), component});
+    return absl::OkStatus();
+  }
+  ASSIGN_OR_RETURN(const std::vector<json> parts, ArrayMember(component, list));
+  for (const json& part : parts) RETURN_IF_ERROR(AppendComponents(part, kind, list, components));
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -203,6 +212,12 @@ absl::StatusOr<TokenizerJson> ParseTokenizerJson(std::string_view json_text) {
         fmt::format("the document is {}, should be an object", result.rest.type_name()));
   }
   return result;
+}
+
+const json& Member(const json& component, const char* name) {
+  static const json* const kNull = new json();
+  const auto member = component.find(name);
+  return member == component.end() ? *kNull : *member;
 }
 
 absl::StatusOr<std::string> StringMember(const json& component, const char* name) {
@@ -236,6 +251,14 @@ absl::StatusOr<std::vector<json>> ArrayMember(const json& component, const char*
   const json& member = Member(component, name);
   if (!member.is_array()) return WrongMember(component, name, "an array");
   return member.get<std::vector<json>>();
+}
+
+absl::StatusOr<std::vector<Component>> ComponentsMember(const json& document, const char* kind,
+                                                        const char* list) {
+  std::vector<Component> components;
+  const json& root = Member(document, kind);
+  if (!root.is_null()) RETURN_IF_ERROR(AppendComponents(root, kind, list, &components));
+  return components;
 }
 
 absl::Status UnsupportedComponent(std::string_view kind, std::string_view type) {

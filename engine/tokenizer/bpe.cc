@@ -1,4 +1,4 @@
-#include "engine/bpe.h"
+#include "engine/tokenizer/bpe.h"
 
 #include <fmt/format.h>
 
@@ -51,6 +51,9 @@ absl::Status Bpe::AddIds(const std::vector<int32_t>& ids) {
     index = static_cast<int32_t>(i);
   }
   whole_ = std::make_unique<std::atomic<Whole>[]>(index_of_.size());
+  for (size_t id = 0; options_.ignore_merges && id < index_of_.size(); ++id) {
+    whole_[id] = Whole::kYes;
+  }
   return absl::OkStatus();
 }
 
@@ -125,6 +128,10 @@ void Bpe::AddJoint(int32_t left, int32_t right) {
                          SymbolId(right_word.substr(0, SymbolLength(right_word)))));
 }
 
+void Bpe::Hide(int32_t id) {
+  if (id < vocab_size()) whole_[id] = Whole::kNo;
+}
+
 int32_t Bpe::Find(std::string_view content) const {
   if (options_.byte_level) {
     if (const auto bytes = BytesFromAlphabet(content); bytes && !bytes->empty()) {
@@ -189,11 +196,9 @@ bool Bpe::Joins(int32_t left, int32_t right) const {
 
 void Bpe::Encode(std::string_view word, Scratch* scratch, std::vector<int32_t>* ids) const {
   const int32_t whole = word.size() <= max_word_bytes_ ? FindWord(word) : -1;
-  if (whole >= 0) {
-    if (options_.ignore_merges || whole_[whole].load(std::memory_order_relaxed) == Whole::kYes) {
-      ids->push_back(whole);
-      return;
-    }
+  if (whole >= 0 && whole_[whole].load(std::memory_order_relaxed) == Whole::kYes) {
+    ids->push_back(whole);
+    return;
   }
   const size_t begin = ids->size();
   scratch->symbols.clear();

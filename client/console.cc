@@ -2,7 +2,6 @@
 
 #include <istream>
 #include <ostream>
-#include <string>
 #include <utility>
 
 namespace everlong {
@@ -25,19 +24,31 @@ Interrupts::Watch::~Watch() {
   interrupts_.handler_ = nullptr;
 }
 
-bool WriteOut(Console& console, std::string_view text) {
-  console.out << text << std::flush;
-  return console.out.good();
+int FailUsage(Console& console, const absl::Status& status) {
+  console.err << "everlong: " << status.message() << std::endl;
+  return kExitUsage;
 }
 
-int Fail(Console& console, ExitCode code, std::string_view message) {
-  console.err << "everlong: " << message << std::endl;
-  return code;
+int Finish(Console& console, const absl::Status& status) {
+  if (!console.out.flush()) {
+    console.err << "everlong: cannot write to standard output" << std::endl;
+  } else if (!status.ok()) {
+    console.err << "everlong: " << absl::StatusCodeToString(status.code()) << ": "
+                << status.message() << std::endl;
+  } else {
+    return kExitOk;
+  }
+  return kExitFailed;
 }
 
-int Fail(Console& console, const absl::Status& status) {
-  const ExitCode code = absl::IsInvalidArgument(status) ? kExitUsage : kExitFailed;
-  return Fail(console, code, std::string(status.message()));
+void StatusLine::Show(std::string_view text) {
+  if (!console_.err_is_terminal) return;
+  console_.err << "\r\033[K" << text << std::flush;
+  shown_ = true;
+}
+
+void StatusLine::Clear() {
+  if (std::exchange(shown_, false)) console_.err << "\r\033[K" << std::flush;
 }
 
 }  // namespace everlong

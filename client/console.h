@@ -5,13 +5,19 @@
 #include <functional>
 #include <iosfwd>
 #include <mutex>
+#include <string>
 #include <string_view>
 
 #include "absl/status/status.h"
 
 namespace everlong {
 
-enum ExitCode { kExitOk = 0, kExitFailed = 1, kExitUsage = 2 };
+enum ExitCode {
+  kExitOk = 0,
+  kExitFailed = 1,
+  kExitUsage = 2,
+  kExitInterrupted = 130,  // the program is to end as by SIGINT
+};
 
 // Ctrl-C as an event. At most one handler watches at a time.
 class Interrupts {
@@ -47,13 +53,26 @@ struct Console {
   bool err_is_terminal = false;
 };
 
-// Writes and flushes at once. False once standard output takes no more.
-bool WriteOut(Console& console, std::string_view text);
+// Says on standard error what is wrong with the command line or the input; returns the exit status.
+int FailUsage(Console& console, const absl::Status& status);
 
-// Prints "everlong: message" on a line of standard error; returns `code`.
-int Fail(Console& console, ExitCode code, std::string_view message);
+// The exit status of a command whose request ended with `status` and whose output is written: says
+// on standard error which of the two failed, of a request with the code's name.
+int Finish(Console& console, const absl::Status& status);
 
-// The same for an error found before a request was sent: INVALID_ARGUMENT is wrong usage.
-int Fail(Console& console, const absl::Status& status);
+// One line on standard error that changes in place; nothing where that is no terminal.
+class StatusLine {
+ public:
+  explicit StatusLine(Console& console) : console_(console) {}
+  ~StatusLine() { Clear(); }
+  StatusLine(const StatusLine&) = delete;
+  StatusLine& operator=(const StatusLine&) = delete;
+  void Show(std::string_view text);
+  void Clear();
+
+ private:
+  Console& console_;
+  bool shown_ = false;
+};
 
 }  // namespace everlong

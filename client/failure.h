@@ -1,18 +1,16 @@
-// A failed call in one readable line.
+// What a failed call says to its user.
 #pragma once
-
-#include <grpcpp/support/status.h>
 
 #include <string>
 #include <string_view>
 
+#include "absl/status/status.h"
+
 namespace everlong {
 
-// The code as gRPC spells it, e.g. "INVALID_ARGUMENT".
-std::string_view CodeName(grpc::StatusCode code);
-
-// "CODE: message", followed by what the google.rpc details add to it: field violations, reason,
-// delay after which to try again. Line breaks become spaces.
-std::string DescribeFailure(const grpc::Status& status);
+// The status of a call that failed with `code` (gRPC's numbers are abseil's) and `message`, as one
+// line: what the google.rpc details in `details` (the trailer grpc-status-details-bin) add to the
+// message follows it in brackets: field violations, reason, delay after which to try again.
+absl::Status CallFailure(int code, const std::string& message, const std::string& details);
 
 }  // namespace everlong

@@ -1,5 +1,7 @@
 #include "client/generation.h"
 
+#include <utility>
+
 #include "client/prompt.h"
 
 namespace everlong {
@@ -47,18 +49,10 @@ absl::Status ApplyGenerationOptions(const GenerationOptions& options,
   return absl::OkStatus();
 }
 
-grpc::Status StreamGenerate(v1::Inference::Stub& stub, grpc::ClientContext& context,
-                            const v1::GenerateRequest& request,
-                            const std::function<bool(const v1::GenerateEvent&)>& on_event) {
-  const auto reader = stub.Generate(&context, request);
-  v1::GenerateEvent event;
-  while (reader->Read(&event)) {
-    if (on_event(event)) continue;
-    context.TryCancel();
-    while (reader->Read(&event)) {
-    }
-  }
-  return reader->Finish();
+void AddMessage(std::string role, std::string content, v1::Chat& chat) {
+  v1::ChatMessage& message = *chat.add_messages();
+  message.set_role(std::move(role));
+  message.set_content(std::move(content));
 }
 
 }  // namespace everlong

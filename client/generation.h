@@ -1,14 +1,14 @@
-// Options of generation, and one call of Generate from request to status.
+// The options that shape an answer, as generate and chat have them.
 #pragma once
 
 #include <CLI/CLI.hpp>
-#include <functional>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
-#include "everlong/v1/inference.grpc.pb.h"
+#include "everlong/v1/inference.pb.h"
 
 namespace everlong {
 
@@ -30,12 +30,9 @@ struct GenerationOptions {
 
 void AddGenerationOptions(CLI::App& command, GenerationOptions& options);
 
-// Fills in sampling and stopping. INVALID_ARGUMENT for a stop string that is not UTF-8.
+// Fills in sampling and stopping. The error names a stop string that is not UTF-8.
 absl::Status ApplyGenerationOptions(const GenerationOptions& options, v1::GenerateRequest& request);
 
-// Runs the call to its end, giving events in order; cancels it when `on_event` returns false.
-grpc::Status StreamGenerate(v1::Inference::Stub& stub, grpc::ClientContext& context,
-                            const v1::GenerateRequest& request,
-                            const std::function<bool(const v1::GenerateEvent&)>& on_event);
+void AddMessage(std::string role, std::string content, v1::Chat& chat);
 
 }  // namespace everlong

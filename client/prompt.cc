@@ -6,35 +6,26 @@
 #include <cstdint>
 #include <cstring>
 #include <fstream>
+#include <istream>
 #include <vector>
+
+#include "engine/text.h"
 
 namespace everlong {
 namespace {
 
-// Length of the well-formed sequence at the start of `text`, 0 where there is none: no overlong
-// form, surrogate or value above U+10FFFF (Unicode 15, table 3-7).
-size_t SequenceLength(std::string_view text) {
-  const auto byte = [&](size_t i) { return i < text.size() ? uint8_t(text[i]) : uint8_t{0}; };
-  const auto is_continuation = [&](size_t i) { return (byte(i) & 0xC0) == 0x80; };
-  const uint8_t first = byte(0);
-  const uint8_t second = byte(1);
-  if (first < 0x80) return 1;
-  if (first < 0xC2 || first > 0xF4 || !is_continuation(1)) return 0;
-  if (first < 0xE0) return 2;
-  if (first == 0xE0 && second < 0xA0) return 0;
-  if (first == 0xED && second > 0x9F) return 0;
-  if (first == 0xF0 && second < 0x90) return 0;
-  if (first == 0xF4 && second > 0x8F) return 0;
-  if (!is_continuation(2)) return 0;
-  if (first < 0xF0) return 3;
-  return is_continuation(3) ? 4 : 0;
-}
+// Protobuf writes no message of 2^31 bytes; this leaves room for the request's other fields.
+constexpr size_t kMaxPromptBytes = 2'000'000'000;
 
 absl::StatusOr<std::string> ReadAll(std::istream& in, std::string_view name) {
   std::string text;
   std::vector<char> buffer(1 << 16);
   while (in.read(buffer.data(), buffer.size()) || in.gcount() > 0) {
     text.append(buffer.data(), in.gcount());
+    if (text.size() > kMaxPromptBytes) {
+      return absl::InvalidArgumentError(fmt::format(
+          "{}: longer than {} bytes, which is all one request can hold", name, kMaxPromptBytes));
+    }
   }
   if (in.bad()) {
     return absl::InvalidArgumentError(fmt::format("{}: {}", name, std::strerror(errno)));
@@ -42,12 +33,10 @@ absl::StatusOr<std::string> ReadAll(std::istream& in, std::string_view name) {
   return text;
 }
 
-absl::StatusOr<std::string> ReadFile(const std::string& path) {
+absl::StatusOr<std::string> ReadFile(const std::string& path, std::string_view name) {
   std::ifstream file(path, std::ios::binary);
-  if (!file) {
-    return absl::InvalidArgumentError(fmt::format("--prompt-file {}: {}", path, strerror(errno)));
-  }
-  return ReadAll(file, fmt::format("--prompt-file {}", path));
+  if (!file) return absl::InvalidArgumentError(fmt::format("{}: {}", name, std::strerror(errno)));
+  return ReadAll(file, name);
 }
 
 }  // namespace
@@ -60,33 +49,34 @@ void AddPromptOptions(CLI::App& command, PromptOptions& options) {
 }
 
 absl::StatusOr<std::string> ReadPrompt(const PromptOptions& options, std::istream& in) {
-  if (!!options.argument + !!options.text + !!options.file != 1) {
-    return absl::InvalidArgumentError(
-        "give one of --prompt TEXT, --prompt-file FILE or - (standard input)");
+  const int given =
+      options.argument.has_value() + options.text.has_value() + options.file.has_value();
+  if (given != 1) {
+    return absl::InvalidArgumentError(fmt::format(
+        "{}; give one of PROMPT, --prompt TEXT, --prompt-file FILE or - for standard input",
+        given == 0 ? "no prompt" : "more than one prompt"));
   }
-  const bool from_stdin = options.argument == "-";
-  const std::string name = options.file ? "--prompt-file " + *options.file
-                           : from_stdin ? "standard input"
-                                        : "--prompt";
-  absl::StatusOr<std::string> text = options.file ? ReadFile(*options.file)
-                                     : from_stdin
-                                         ? ReadAll(in, name)
-                                         : options.text.value_or(options.argument.value_or(""));
-  if (!text.ok()) return text;
-  if (absl::Status status = CheckUtf8(*text, name); !status.ok()) return status;
-  return text;
+  std::string name = "prompt";
+  absl::StatusOr<std::string> prompt;
+  if (options.file) {
+    name = "--prompt-file " + *options.file;
+    prompt = ReadFile(*options.file, name);
+  } else if (options.argument == "-") {
+    name = "standard input";
+    prompt = ReadAll(in, name);
+  } else {
+    prompt = options.text ? *options.text : *options.argument;
+  }
+  if (!prompt.ok()) return prompt;
+  if (absl::Status status = CheckUtf8(*prompt, name); !status.ok()) return status;
+  return prompt;
 }
 
 absl::Status CheckUtf8(std::string_view text, std::string_view name) {
-  for (size_t offset = 0; offset < text.size();) {
-    const size_t length = SequenceLength(text.substr(offset));
-    if (length == 0) {
-      return absl::InvalidArgumentError(fmt::format("{}: invalid UTF-8 at byte {} (0x{:02X})", name,
-                                                    offset, uint8_t(text[offset])));
-    }
-    offset += length;
-  }
-  return absl::OkStatus();
+  const size_t offset = FindInvalidUtf8(text);
+  if (offset == std::string_view::npos) return absl::OkStatus();
+  return absl::InvalidArgumentError(fmt::format("{}: invalid UTF-8 at byte {} (0x{:02X})", name,
+                                                offset, static_cast<uint8_t>(text[offset])));
 }
 
 }  // namespace everlong

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
-#include <istream>
+#include <iosfwd>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -22,12 +22,11 @@ struct PromptOptions {
 // Adds PROMPT, --prompt and --prompt-file.
 void AddPromptOptions(CLI::App& command, PromptOptions& options);
 
-// The prompt's bytes as they are, checked to be UTF-8. INVALID_ARGUMENT names the option, and the
-// offset of the first byte that is not UTF-8.
+// The prompt's bytes as they are. The error names the option, and the offset of the first byte that
+// is not UTF-8.
 absl::StatusOr<std::string> ReadPrompt(const PromptOptions& options, std::istream& in);
 
-// INVALID_ARGUMENT with the offset of the first byte of `text` that is not UTF-8; `name` is what
-// the message calls it.
+// `name` is what the message calls `text`.
 absl::Status CheckUtf8(std::string_view text, std::string_view name);
 
 }  // namespace everlong

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <random>
@@ -23,6 +24,8 @@
 namespace everlong {
 namespace {
 
+// Full steps that make a measured rate of prefill.
+constexpr int kRateSteps = 8;
 // How long the thread sleeps when every sequence waits for its reader.
 constexpr auto kBacklogPoll = std::chrono::milliseconds(2);
 
@@ -36,6 +39,7 @@ struct ActiveRequest {
   absl::Time scheduled = absl::InfinitePast();
   absl::Time first_token = absl::InfinitePast();
   int32_t unfinished_samples = 0;
+  FinishReason last_reason = FinishReason::kLength;  // of the sample that finished last
   int64_t reported_prefill = 0;
   int64_t output_tokens = 0;
   AttentionUse attention;
@@ -66,6 +70,7 @@ class EngineLoop final : public Engine {
     for (int32_t slot = options().max_running - 1; slot >= 0; --slot) free_slots_.push_back(slot);
     stats_.kv_pages_total = parts_.num_pages;
     stats_.kv_page_bytes = parts_.memory.cache.PageBytes() * config().num_layers;
+    published_ = stats_;
   }
   ~EngineLoop() override { Stop(); }
 
@@ -91,7 +96,7 @@ class EngineLoop final : public Engine {
   void Loop();
 
   void TakeInbox();
-  void Admit(std::unique_ptr<ActiveRequest> active);
+  void Admit(std::unique_ptr<ActiveRequest> active, int64_t requests_ahead);
   void EndExpired();
   void ForkReady();
   Schedule Plan() const;
@@ -108,7 +113,8 @@ class EngineLoop final : public Engine {
   void Release(Sequence& sequence);
   void CountAttention(ActiveRequest& active, const Sequence& sequence);
   void CountStep(absl::Duration duration);
-  void PublishGauges();
+  absl::Status CheckDeadline(const Request& request, absl::Time now) const;
+  void Publish();
 
   EngineParts parts_;
   PagePool pool_;
@@ -118,6 +124,11 @@ class EngineLoop final : public Engine {
   Batch batch_;
   std::vector<PageCopy> copies_;
   std::vector<int32_t> free_slots_;  // of Selection, for running sequences
+  // Terminal events go out when what they tell of can be seen in Stats.
+  std::vector<std::pair<std::shared_ptr<EventSink>, FinishedEvent>> ended_;
+  EngineStats stats_;
+  int num_full_steps_ = 0;  // that read prompts
+  double best_rate_ = 0.0;  // of these
   std::thread thread_;
   std::atomic<bool> healthy_{true};
 
@@ -130,7 +141,7 @@ class EngineLoop final : public Engine {
   int64_t num_unfinished_ = 0;
   bool draining_ = false;
   bool stopping_ = false;
-  EngineStats stats_;
+  EngineStats published_;  // stats_ at the end of the last step
 };
 
 absl::StatusOr<RequestId> EngineLoop::Submit(Request request, std::shared_ptr<EventSink> sink) {
@@ -153,6 +164,7 @@ absl::StatusOr<RequestId> EngineLoop::Submit(Request request, std::shared_ptr<Ev
         fmt::format("{} requests are waiting, the limit max_waiting is {}", num_waiting_,
                     options().max_waiting));
   }
+  RETURN_IF_ERROR(CheckDeadline(request, now));
   ++num_waiting_;
   ++num_unfinished_;
   const RequestId id = next_id_++;
@@ -165,6 +177,18 @@ absl::StatusOr<RequestId> EngineLoop::Submit(Request request, std::shared_ptr<Ev
   return id;
 }
 
+// Refuses what cannot be read in time even at the best rate seen. Holds mutex_.
+absl::Status EngineLoop::CheckDeadline(const Request& request, absl::Time now) const {
+  const double rate = published_.peak_prefill_rate;
+  if (rate == 0) return absl::OkStatus();
+  const absl::Duration predicted = absl::Seconds(static_cast<double>(request.prompt.size()) / rate);
+  if (now + predicted <= request.deadline) return absl::OkStatus();
+  return absl::DeadlineExceededError(fmt::format(
+      "deadline: {:.3f} s away, but reading {} prompt tokens takes at least {:.3f} s at "
+      "the {:.0f} tokens/s measured",
+      Seconds(request.deadline - now), request.prompt.size(), Seconds(predicted), rate));
+}
+
 void EngineLoop::Cancel(RequestId id) {
   const std::lock_guard lock(mutex_);
   cancelled_.push_back(id);
@@ -173,14 +197,14 @@ void EngineLoop::Cancel(RequestId id) {
 
 bool EngineLoop::Step() {
   TakeInbox();
-  EndExpired();
+  if (!ended_.empty()) Publish();
   ForkReady();
   const Schedule plan = Plan();
   Preempt(plan);
   BuildBatch(plan);
   const bool ran = !batch_.empty() && RunBatch();
   if (ran) Deliver();
-  PublishGauges();
+  Publish();
   return ran;
 }
 
@@ -192,23 +216,28 @@ void EngineLoop::TakeInbox() {
     submitted.swap(submitted_);
     cancelled.swap(cancelled_);
   }
-  for (auto& active : submitted) Admit(std::move(active));
+  const auto started = [](const auto& entry) { return entry.second->started(); };
+  int64_t waiting = 0;
+  if (!submitted.empty()) {
+    waiting = std::count_if(requests_.begin(), requests_.end(), std::not_fn(started));
+  }
+  for (auto& active : submitted) Admit(std::move(active), waiting++);
+  // First, since a deadline makes gRPC cancel the call too.
+  EndExpired();
   for (const RequestId id : cancelled) {
     FinishRequest(id, absl::CancelledError("the request was cancelled"));
   }
 }
 
-void EngineLoop::Admit(std::unique_ptr<ActiveRequest> active) {
+void EngineLoop::Admit(std::unique_ptr<ActiveRequest> active, int64_t requests_ahead) {
   ActiveRequest& a = *active;
-  const auto ahead = std::count_if(requests_.begin(), requests_.end(),
-                                   [](const auto& entry) { return !entry.second->started(); });
   a.unfinished_samples = 1;
   auto sequence = std::make_unique<Sequence>(&a.request, a.id, config(), parts_.tokenizer.get(),
                                              a.policy.get());
   const auto rank = std::upper_bound(sequences_.begin(), sequences_.end(), sequence, RanksBefore);
   sequences_.insert(rank, std::move(sequence));
   requests_.emplace(a.id, std::move(active));
-  a.sink->OnEvent(AcceptedEvent{.id = a.id, .queue_position = ahead});
+  a.sink->OnEvent(AcceptedEvent{.id = a.id, .queue_position = requests_ahead});
 }
 
 void EngineLoop::EndExpired() {
@@ -260,9 +289,7 @@ Schedule EngineLoop::Plan() const {
 }
 
 void EngineLoop::Preempt(const Schedule& plan) {
-  if (plan.preempted.empty()) return;
   for (const int32_t i : plan.preempted) Release(*sequences_[i]);
-  const std::lock_guard lock(mutex_);
   stats_.preemptions += plan.preempted.size();
 }
 
@@ -275,9 +302,9 @@ void EngineLoop::BuildBatch(const Schedule& plan) {
     ActiveRequest& active = *requests_.at(sequence.request_id);
     if (!active.started()) {
       active.scheduled = now;
+      stats_.request_queue_time_seconds.Observe(Seconds(now - active.submitted));
       const std::lock_guard lock(mutex_);
       --num_waiting_;
-      stats_.request_queue_time_seconds.Observe(Seconds(now - active.submitted));
     }
     if (!sequence.running) {
       sequence.running = true;
@@ -308,7 +335,7 @@ bool EngineLoop::RunBatch() {
                                  .num_pages = static_cast<int32_t>(copies_.size())});
     }
     batch_.Run(*parts_.model, *parts_.kernels, parts_.memory);
-  } catch (const DeviceError& error) {
+  } catch (const std::exception& error) {  // DeviceError, or memory that ran out
     healthy_ = false;
     const std::string reason = fmt::format("the device has failed: {}", error.what());
     while (!requests_.empty()) {
@@ -346,10 +373,7 @@ void EngineLoop::DeliverSlice(const Batch::Slice& slice, absl::Time now) {
     ++sequence.num_scored;
   }
   if (prefill.done_tokens > active.reported_prefill) {
-    {
-      const std::lock_guard lock(mutex_);
-      stats_.prompt_tokens += prefill.done_tokens - active.reported_prefill;
-    }
+    stats_.prompt_tokens += prefill.done_tokens - active.reported_prefill;
     active.reported_prefill = prefill.done_tokens;
     active.sink->OnEvent(std::move(prefill));
   }
@@ -362,16 +386,13 @@ void EngineLoop::DeliverToken(ActiveRequest& active, Sequence& sequence,
   sequence.session.tokens.push_back(token);
   sequence.adjusts.OnOutput(token);
   ++active.output_tokens;
-  {
-    const std::lock_guard lock(mutex_);
-    ++stats_.output_tokens;
-    if (active.first_token == absl::InfinitePast()) {
-      active.first_token = now;
-      stats_.time_to_first_token_seconds.Observe(Seconds(now - active.submitted));
-      stats_.request_prefill_time_seconds.Observe(Seconds(now - active.scheduled));
-    } else if (sequence.last_output != absl::InfinitePast()) {
-      stats_.inter_token_latency_seconds.Observe(Seconds(now - sequence.last_output));
-    }
+  ++stats_.output_tokens;
+  if (active.first_token == absl::InfinitePast()) {
+    active.first_token = now;
+    stats_.time_to_first_token_seconds.Observe(Seconds(now - active.submitted));
+    stats_.request_prefill_time_seconds.Observe(Seconds(now - active.scheduled));
+  } else if (sequence.last_output != absl::InfinitePast()) {
+    stats_.inter_token_latency_seconds.Observe(Seconds(now - sequence.last_output));
   }
   sequence.last_output = now;
 
@@ -397,10 +418,7 @@ void EngineLoop::DeliverToken(ActiveRequest& active, Sequence& sequence,
 void EngineLoop::FinishSample(ActiveRequest& active, Sequence& sequence,
                               SampleFinishedEvent event) {
   event.sample = sequence.sample;
-  if (active.unfinished_samples == 1) {
-    const std::lock_guard lock(mutex_);
-    ++stats_.finished[static_cast<size_t>(event.reason)];
-  }
+  active.last_reason = event.reason;
   active.sink->OnEvent(std::move(event));
   Release(sequence);
   finished_samples_.emplace_back(active.id, sequence.sample);
@@ -425,18 +443,18 @@ void EngineLoop::FinishRequest(RequestId id, const absl::Status& status) {
     timings.first_token = active.first_token - active.submitted;
     timings.decode = now - active.first_token;
   }
-  {
-    const std::lock_guard lock(mutex_);
-    --num_unfinished_;
-    if (!active.started()) --num_waiting_;
-    if (status.ok()) {
-      stats_.e2e_request_latency_seconds.Observe(Seconds(now - active.submitted));
-      stats_.request_decode_time_seconds.Observe(Seconds(timings.decode));
-    } else {
-      ++stats_.failures[status.code()];
-    }
+  if (status.ok()) {
+    ++stats_.finished[static_cast<size_t>(active.last_reason)];
+    stats_.e2e_request_latency_seconds.Observe(Seconds(now - active.submitted));
+    stats_.request_decode_time_seconds.Observe(Seconds(timings.decode));
+  } else {
+    ++stats_.failures[status.code()];
   }
-  active.sink->OnEvent(std::move(event));
+  if (!active.started()) {
+    const std::lock_guard lock(mutex_);
+    --num_waiting_;
+  }
+  ended_.emplace_back(active.sink, std::move(event));
   requests_.erase(it);
 }
 
@@ -470,20 +488,29 @@ void EngineLoop::CountAttention(ActiveRequest& active, const Sequence& sequence)
 void EngineLoop::CountStep(absl::Duration duration) {
   const bool prefill = std::any_of(batch_.slices().begin(), batch_.slices().end(),
                                    [](const Batch::Slice& slice) { return slice.num_tokens > 1; });
-  const std::lock_guard lock(mutex_);
+  const auto tokens = static_cast<double>(batch_.num_tokens());
   (prefill ? stats_.step_seconds_prefill : stats_.step_seconds_decode).Observe(Seconds(duration));
-  (prefill ? stats_.step_tokens_prefill : stats_.step_tokens_decode)
-      .Observe(static_cast<double>(batch_.num_tokens()));
+  (prefill ? stats_.step_tokens_prefill : stats_.step_tokens_decode).Observe(tokens);
+  if (!prefill || 2 * batch_.num_tokens() < options().max_batch_tokens) return;
+  best_rate_ = std::max(best_rate_, tokens / Seconds(duration));
+  if (++num_full_steps_ >= kRateSteps) stats_.peak_prefill_rate = best_rate_;
 }
 
-void EngineLoop::PublishGauges() {
-  const std::lock_guard lock(mutex_);
+// Makes this step's counts visible, then tells the requests that have ended.
+void EngineLoop::Publish() {
   stats_.kv_pages_used = pool_.num_pages() - pool_.num_free();
+  {
+    const std::lock_guard lock(mutex_);
+    published_ = stats_;
+    num_unfinished_ -= static_cast<int64_t>(ended_.size());
+  }
+  for (auto& [sink, event] : ended_) sink->OnEvent(std::move(event));
+  ended_.clear();
 }
 
 EngineStats EngineLoop::Stats() const {
   const std::lock_guard lock(mutex_);
-  EngineStats stats = stats_;
+  EngineStats stats = published_;
   stats.requests_waiting = num_waiting_;
   stats.requests_running = num_unfinished_ - num_waiting_;
   return stats;
@@ -528,6 +555,7 @@ void EngineLoop::Stop() {
   while (!requests_.empty()) {
     FinishRequest(requests_.begin()->first, absl::UnavailableError("the server has stopped"));
   }
+  Publish();
 }
 
 }  // namespace

@@ -51,7 +51,8 @@ class Engine {
   virtual int64_t kv_bytes_per_token() const = 0;
 
   // Any thread. INVALID_ARGUMENT as ValidateRequest says; RESOURCE_EXHAUSTED when max_waiting
-  // requests wait; UNAVAILABLE while draining. After OK, the sink gets events and exactly one
+  // requests wait; DEADLINE_EXCEEDED when the prompt cannot be read in time at the best rate seen;
+  // UNAVAILABLE while draining. After OK, the sink gets events and exactly one
   // FinishedEvent, last.
   virtual absl::StatusOr<RequestId> Submit(Request request, std::shared_ptr<EventSink> sink) = 0;
 

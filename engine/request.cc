@@ -14,10 +14,15 @@ absl::Status Invalid(std::string message) {
   return absl::InvalidArgumentError(message);
 }
 
-// NaN fails every comparison, so it is refused too.
-absl::Status InRange(const char* field, double value, double low, double high) {
+absl::Status InRange(const char* field, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return absl::OkStatus();
   return Invalid(fmt::format("{}: {} is outside [{}, {}]", field, value, low, high));
+}
+
+// NaN fails every comparison, so it is refused too.
+absl::Status Require(bool in_range, const char* field, float value, const char* range) {
+  if (in_range) return absl::OkStatus();
+  return Invalid(fmt::format("{}: {} is outside {}", field, value, range));
 }
 
 absl::Status CheckToken(const char* field, int64_t token, int64_t vocab_size) {
@@ -27,18 +32,21 @@ absl::Status CheckToken(const char* field, int64_t token, int64_t vocab_size) {
 }
 
 absl::Status CheckSampling(const Sampling& s, int64_t vocab_size) {
-  RETURN_IF_ERROR(InRange("temperature", s.temperature, 0.0, std::numeric_limits<float>::max()));
+  RETURN_IF_ERROR(Require(s.temperature >= 0 && std::isfinite(s.temperature), "temperature",
+                          s.temperature, "[0, infinity)"));
   RETURN_IF_ERROR(InRange("top_k", s.top_k, 0, std::numeric_limits<int32_t>::max()));
-  RETURN_IF_ERROR(InRange("top_p", s.top_p, std::numeric_limits<float>::min(), 1.0));
-  RETURN_IF_ERROR(InRange("min_p", s.min_p, 0.0, std::nextafter(1.0f, 0.0f)));
-  RETURN_IF_ERROR(
-      InRange("repetition_penalty", s.repetition_penalty, std::numeric_limits<float>::min(), 10.0));
-  RETURN_IF_ERROR(InRange("presence_penalty", s.presence_penalty, -2.0, 2.0));
-  RETURN_IF_ERROR(InRange("frequency_penalty", s.frequency_penalty, -2.0, 2.0));
+  RETURN_IF_ERROR(Require(s.top_p > 0 && s.top_p <= 1, "top_p", s.top_p, "(0, 1]"));
+  RETURN_IF_ERROR(Require(s.min_p >= 0 && s.min_p < 1, "min_p", s.min_p, "[0, 1)"));
+  RETURN_IF_ERROR(Require(s.repetition_penalty > 0 && s.repetition_penalty <= 10,
+                          "repetition_penalty", s.repetition_penalty, "(0, 10]"));
+  RETURN_IF_ERROR(Require(std::abs(s.presence_penalty) <= 2, "presence_penalty", s.presence_penalty,
+                          "[-2, 2]"));
+  RETURN_IF_ERROR(Require(std::abs(s.frequency_penalty) <= 2, "frequency_penalty",
+                          s.frequency_penalty, "[-2, 2]"));
   std::unordered_set<int32_t> biased;
   for (const auto& [token, bias] : s.logit_bias) {
     RETURN_IF_ERROR(CheckToken("logit_bias", token, vocab_size));
-    RETURN_IF_ERROR(InRange("logit_bias", bias, -100.0, 100.0));
+    RETURN_IF_ERROR(Require(std::abs(bias) <= 100, "logit_bias", bias, "[-100, 100]"));
     if (!biased.insert(token).second) {
       return Invalid(fmt::format("logit_bias: token {} is given twice", token));
     }
@@ -54,8 +62,8 @@ absl::Status CheckLengths(const Request& r, int64_t max_context) {
         fmt::format("prompt: {} tokens leave no room for output in the served length of {} tokens",
                     num_prompt, max_context));
   }
-  RETURN_IF_ERROR(InRange("max_output_tokens", static_cast<double>(r.max_output_tokens), 0,
-                          static_cast<double>(std::numeric_limits<int64_t>::max())));
+  RETURN_IF_ERROR(
+      InRange("max_output_tokens", r.max_output_tokens, 0, std::numeric_limits<int64_t>::max()));
   if (r.max_output_tokens > max_context - num_prompt) {
     return Invalid(fmt::format(
         "max_output_tokens: {} after a prompt of {} tokens pass the served length of {} tokens",

@@ -26,7 +26,7 @@ struct Sampling {
   int32_t top_k = 0;                // >= 0; 0: all
   float top_p = 1.0f;               // (0, 1]
   float min_p = 0.0f;               // [0, 1)
-  float repetition_penalty = 1.0f;  // > 0
+  float repetition_penalty = 1.0f;  // (0, 10]
   float presence_penalty = 0.0f;    // [-2, 2]
   float frequency_penalty = 0.0f;   // [-2, 2]
   std::optional<uint64_t> seed;     // none: drawn for the request

@@ -40,9 +40,17 @@ class Planner {
     }
     for (size_t i = 0; i < sequences_.size(); ++i) {
       const SequenceView& s = sequences_[i];
-      if (s.running) continue;
-      spare -= NewPages(s, s.pending);
-      if (num_running == limits_.max_running || (spare < 0 && num_running > 0)) break;
+      if (s.running || s.paused) continue;
+      const int64_t needed = NewPages(s, s.pending);
+      const auto full = [&] { return num_running == limits_.max_running || spare < needed; };
+      while (full()) {
+        const int32_t victim = PreemptPaused();
+        if (victim < 0) break;
+        --num_running;
+        spare += sequences_[victim].own_pages;
+      }
+      if (full() && num_running > 0) break;
+      spare -= needed;
       running_[i] = true;
       ++num_running;
     }
@@ -96,17 +104,33 @@ class Planner {
     }
   }
 
-  // Frees the pages of the worst-ranked sequence below i that holds any.
+  // Takes a running sequence whose reader is behind, the worst-ranked first. Returns it, or -1.
+  int32_t PreemptPaused() {
+    for (size_t victim = sequences_.size(); victim-- > 0;) {
+      if (!sequences_[victim].paused || !running_[victim]) continue;
+      Preempt(victim);
+      return static_cast<int32_t>(victim);
+    }
+    return -1;
+  }
+
+  // Frees the pages of a sequence that is paused or the worst-ranked one below i that holds any.
   bool PreemptBelow(size_t i) {
+    if (PreemptPaused() >= 0) return true;
     for (size_t victim = sequences_.size() - 1; victim > i; --victim) {
       if (!sequences_[victim].holds_pages || preempted_[victim]) continue;
-      preempted_[victim] = true;
-      plan_.tokens[victim] = 0;
-      plan_.preempted.push_back(static_cast<int32_t>(victim));
-      free_pages_ += sequences_[victim].own_pages;
+      Preempt(victim);
       return true;
     }
     return false;
+  }
+
+  void Preempt(size_t victim) {
+    preempted_[victim] = true;
+    running_[victim] = false;
+    plan_.tokens[victim] = 0;
+    plan_.preempted.push_back(static_cast<int32_t>(victim));
+    free_pages_ += sequences_[victim].own_pages;
   }
 
   std::span<const SequenceView> sequences_;

@@ -20,7 +20,7 @@ struct SequenceView {
   bool writes_shared_page = false;  // its next token costs one page more
   bool holds_pages = false;         // own or shared
   bool running = false;             // admitted
-  bool paused = false;              // its reader is behind: keeps its pages, gets no tokens
+  bool paused = false;              // its reader is behind: gets no tokens
 };
 
 struct Schedule {
@@ -33,7 +33,8 @@ struct Schedule {
 // a long one; chunks end at page boundaries unless they end the pending tokens. A waiting sequence
 // is admitted in rank order, once its pending tokens fit beside what the running ones have yet to
 // read. A sequence that needs a page where none is free preempts the worst-ranked one below it that
-// holds pages; so the best-ranked always advances.
+// holds pages; so the best-ranked always advances. A paused sequence keeps its pages and its place
+// only while nobody else needs them: a slow reader delays nobody.
 Schedule ScheduleStep(std::span<const SequenceView> sequences, int64_t free_pages,
                       const SchedulerLimits& limits);
 

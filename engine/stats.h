@@ -33,7 +33,8 @@ struct EngineStats {
   uint64_t prompt_tokens = 0;
   uint64_t output_tokens = 0;
   uint64_t preemptions = 0;
-  std::array<uint64_t, 3> finished{};             // requests by FinishReason of their last sample
+  double peak_prefill_rate = 0.0;      // tokens/s of the fastest full step; 0: too few to tell
+  std::array<uint64_t, 3> finished{};  // requests by FinishReason of their last sample
   std::map<absl::StatusCode, uint64_t> failures;  // requests by code
   Histogram time_to_first_token_seconds;
   Histogram inter_token_latency_seconds;

@@ -12,6 +12,7 @@
 #include <set>
 #include <thread>
 
+#include "tests/engine/hooked_kernels.h"
 #include "tests/engine/tiny_model.h"
 
 namespace everlong {
@@ -229,6 +230,67 @@ TEST_F(EngineTest, DeadlineEndsRunningAndWaitingRequests) {
   EXPECT_EQ(engine_->Stats().failures.at(absl::StatusCode::kDeadlineExceeded), 2u);
 }
 
+TEST_F(EngineTest, DeadlineThatNoPrefillCanMeetIsRefusedWithThePrediction) {
+  EngineOptions options = SmallOptions();
+  options.clock = [this] { return now_ += absl::Milliseconds(1); };
+  engine_ = MakeTinyEngine(options, MakeReferenceKernels());
+  Request request = GreedyRequest(RandomPrompt(1, 1000), 1);
+  request.deadline = now_ + absl::Seconds(1);
+  SubmitTo(*engine_, request);  // nothing is measured yet
+  RunToEnd(*engine_);
+  // Steps of 128 tokens took a millisecond each, so 1000 tokens take 7.8 ms.
+  EXPECT_EQ(engine_->Stats().peak_prefill_rate, 128000.0);
+  request.deadline = now_ + absl::Milliseconds(8);
+  const auto refused = engine_->Submit(request, std::make_shared<RecordingSink>());
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("at least 0.008 s"));
+  request.deadline = now_ + absl::Milliseconds(10);
+  EXPECT_TRUE(engine_->Submit(request, std::make_shared<RecordingSink>()).ok());
+  RunToEnd(*engine_);
+}
+
+TEST_F(EngineTest, DeadlineIsNotMistakenForTheCancelItCauses) {
+  Request request = GreedyRequest(RandomPrompt(1, 500), 100);
+  request.deadline = now_ + absl::Seconds(5);
+  auto sink = std::make_shared<RecordingSink>();
+  const auto id = engine_->Submit(request, sink);
+  engine_->Step();
+  now_ += absl::Seconds(5);
+  engine_->Cancel(*id);
+  engine_->Step();
+  ASSERT_TRUE(sink->finished());
+  EXPECT_EQ(sink->end().status.code(), absl::StatusCode::kDeadlineExceeded);
+}
+
+// Whoever is told of an end can see what it counted.
+TEST_F(EngineTest, StatsAreCompleteWhenTheTerminalEventComes) {
+  struct AskingSink : RecordingSink {
+    void OnEvent(Event event) override {
+      if (std::holds_alternative<FinishedEvent>(event)) stats = engine->Stats();
+      RecordingSink::OnEvent(std::move(event));
+    }
+    Engine* engine;
+    EngineStats stats;
+  };
+  auto sink = std::make_shared<AskingSink>();
+  sink->engine = engine_.get();
+  ASSERT_TRUE(engine_->Submit(GreedyRequest(RandomPrompt(1, 100), 5), sink).ok());
+  RunToEnd(*engine_);
+  EXPECT_EQ(sink->stats.output_tokens, 5u);
+  EXPECT_EQ(sink->stats.kv_pages_used, 0);
+  EXPECT_EQ(sink->stats.requests_running, 0);
+  EXPECT_EQ(sink->stats.finished[static_cast<size_t>(FinishReason::kLength)], 1u);
+}
+
+TEST_F(EngineTest, SamplesThatFinishInTheSameStepCountAsOneRequest) {
+  Request request = GreedyRequest(RandomPrompt(1, 100), 5);
+  request.num_samples = 3;
+  auto sink = SubmitTo(*engine_, request);
+  RunToEnd(*engine_);
+  EXPECT_EQ(sink->samples.size(), 3u);
+  EXPECT_EQ(engine_->Stats().finished[static_cast<size_t>(FinishReason::kLength)], 1u);
+}
+
 TEST_F(EngineTest, ShortRequestWaitsForAtMostOneChunkOfALongOne) {
   auto long_one = SubmitTo(*engine_, GreedyRequest(RandomPrompt(1, 1000), 4));
   engine_->Step();
@@ -329,6 +391,25 @@ TEST_F(EngineTest, BackloggedReaderPausesOnlyItsOwnRequest) {
   EXPECT_EQ(slow->tokens().size(), 20u);
 }
 
+TEST_F(EngineTest, BackloggedReadersDelayNobodyEvenWhenTheyHoldAllPlaces) {
+  EngineOptions options = SmallOptions();
+  options.max_running = 2;
+  Restart(options);
+  const Request request = GreedyRequest(RandomPrompt(1, 40), 20);
+  std::vector<std::shared_ptr<RecordingSink>> slow = {SubmitTo(*engine_, request),
+                                                      SubmitTo(*engine_, request)};
+  engine_->Step();
+  for (auto& sink : slow) sink->backlogged = true;
+  auto quick = SubmitTo(*engine_, GreedyRequest(RandomPrompt(2, 40), 20));
+  for (int step = 0; step < 25; ++step) engine_->Step();
+  EXPECT_TRUE(quick->finished());
+  for (auto& sink : slow) sink->backlogged = false;
+  RunToEnd(*engine_);
+  for (auto& sink : slow) {
+    EXPECT_EQ(sink->tokens(), OutputAlone(SmallOptions(), "reference", request));
+  }
+}
+
 TEST_F(EngineTest, WaitingRequestsAreBounded) {
   EngineOptions options = SmallOptions();
   options.max_waiting = 2;
@@ -365,47 +446,21 @@ TEST_F(EngineTest, StopEndsRunningAndSubmittedRequests) {
   EXPECT_EQ(submitted->end().status.code(), absl::StatusCode::kUnavailable);
 }
 
-// Passes everything on to the reference backend until it is told to fail.
-class FaultyKernels final : public Kernels {
- public:
-  explicit FaultyKernels(const std::atomic<bool>* fail) : fail_(fail) {}
-  std::string_view name() const override { return "faulty"; }
-  DType activation_type() const override { return inner_->activation_type(); }
-  void* Allocate(int64_t bytes) override { return inner_->Allocate(bytes); }
-  void Free(void* device) override { inner_->Free(device); }
-  void Upload(void* to, const void* from, int64_t bytes) override {
-    inner_->Upload(to, from, bytes);
-  }
-  void Download(void* to, const void* from, int64_t bytes) override {
-    inner_->Download(to, from, bytes);
-  }
-  Matrix LoadMatrix(std::span<const HostMatrix> parts) override {
-    return inner_->LoadMatrix(parts);
-  }
-  void BeginStep(const StepLayout& layout) override { inner_->BeginStep(layout); }
-  void Embed(const EmbedArgs& args) override { inner_->Embed(args); }
-  void RmsNorm(const RmsNormArgs& args) override { inner_->RmsNorm(args); }
-  void MatMul(const MatMulArgs& args) override { inner_->MatMul(args); }
-  void StoreKv(const StoreKvArgs& args) override { inner_->StoreKv(args); }
-  void IndexKeys(const IndexKeysArgs& args) override { inner_->IndexKeys(args); }
-  void Select(const SelectArgs& args) override { inner_->Select(args); }
-  void Attention(const AttentionArgs& args) override {
-    if (*fail_) throw DeviceError("an injected fault");
-    inner_->Attention(args);
-  }
-  void GatedActivation(const GatedActivationArgs& args) override { inner_->GatedActivation(args); }
-  void Sample(const SampleArgs& args) override { inner_->Sample(args); }
-  void CopyPages(const CopyPagesArgs& args) override { inner_->CopyPages(args); }
-  void Sync() override { inner_->Sync(); }
-
- private:
-  const std::atomic<bool>* fail_;
-  std::unique_ptr<Kernels> inner_ = MakeReferenceKernels();
-};
+TEST(EngineFaultTest, MemoryThatRunsOutInAStepCountsAsAFault) {
+  auto engine = MakeTinyEngine(SmallOptions(),
+                               std::make_unique<HookedKernels>([] { throw std::bad_alloc(); }));
+  auto sink = SubmitTo(*engine, GreedyRequest(RandomPrompt(1, 100), 40));
+  EXPECT_FALSE(engine->Step());
+  EXPECT_FALSE(engine->Healthy());
+  ASSERT_TRUE(sink->finished());
+  EXPECT_EQ(sink->end().status.code(), absl::StatusCode::kInternal);
+}
 
 TEST(EngineFaultTest, DeviceFaultEndsEveryRequestAndTurnsUnhealthy) {
   std::atomic<bool> fail{false};
-  auto engine = MakeTinyEngine(SmallOptions(), std::make_unique<FaultyKernels>(&fail));
+  auto engine = MakeTinyEngine(SmallOptions(), std::make_unique<HookedKernels>([&] {
+                                 if (fail) throw DeviceError("an injected fault");
+                               }));
   auto first = SubmitTo(*engine, GreedyRequest(RandomPrompt(1, 100), 40));
   auto second = SubmitTo(*engine, GreedyRequest(RandomPrompt(2, 300), 40));
   engine->Step();
@@ -439,7 +494,7 @@ TEST(EngineOptionsTest, WrongOptionsAreRefusedWithTheirNumbers) {
               HasSubstr("max_context: 1"));
   const absl::Status small = create([](auto& o) { o.kv_device_bytes = 15 * kTinyPageBytes; });
   EXPECT_EQ(small.code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_THAT(std::string(small.message()), HasSubstr("hold 960 tokens"));
+  EXPECT_THAT(std::string(small.message()), HasSubstr("hold 832 tokens"));
 }
 
 // Requests arrive, are cancelled, pause and expire at random; nothing leaks, every one ends once.

@@ -75,6 +75,25 @@ TEST(SchedulerTest, PausedSequencesGetNothingAndMayBePreempted) {
   EXPECT_EQ(ScheduleStep(views, 0, kLimits).preempted, std::vector<int32_t>{1});
 }
 
+TEST(SchedulerTest, PausedSequencesGiveWayToWhoeverWaits) {
+  SchedulerLimits limits = kLimits;
+  limits.max_running = 2;
+  std::vector<SequenceView> views = {Running(640, 1), Running(320, 1), Waiting(10)};
+  EXPECT_EQ(ScheduleStep(views, 100, limits).tokens, (std::vector<int64_t>{1, 1, 0}));
+  views[0].paused = true;  // the best-ranked
+  Schedule plan = ScheduleStep(views, 100, limits);
+  EXPECT_EQ(plan.preempted, std::vector<int32_t>{0});
+  EXPECT_EQ(plan.tokens, (std::vector<int64_t>{0, 1, 10}));
+  // For pages as for places.
+  plan = ScheduleStep(views, 0, kLimits);
+  EXPECT_EQ(plan.preempted, std::vector<int32_t>{0});
+  EXPECT_EQ(plan.tokens, (std::vector<int64_t>{0, 1, 10}));
+  // One that waits and is paused is passed over.
+  views = {Running(640, 1), Waiting(10), Waiting(10)};
+  views[1].paused = true;
+  EXPECT_EQ(ScheduleStep(views, 100, limits).tokens, (std::vector<int64_t>{1, 0, 10}));
+}
+
 // Random states: the plan keeps within every limit and always advances the best-ranked sequence.
 TEST(SchedulerTest, RandomStatesKeepTheLimits) {
   std::mt19937 random(3);
@@ -86,8 +105,9 @@ TEST(SchedulerTest, RandomStatesKeepTheLimits) {
       const bool running = random() % 2 == 0 && num_running < kLimits.max_running;
       num_running += running ? 1 : 0;
       const int64_t pending = random() % 2 == 0 ? 1 : 1 + static_cast<int64_t>(random() % 3000);
-      views.push_back(running ? Running(static_cast<int64_t>(random() % 2000), pending)
+      views.push_back(running ? Running(static_cast<int64_t>(1 + random() % 2000), pending)
                               : Waiting(pending));
+      views.back().paused = i > 0 && random() % 4 == 0;
     }
     const auto free_pages = static_cast<int64_t>(random() % 40);
     const Schedule plan = ScheduleStep(views, free_pages, kLimits);
@@ -106,6 +126,7 @@ TEST(SchedulerTest, RandomStatesKeepTheLimits) {
       ASSERT_LE(plan.tokens[i], views[i].pending);
       free_after -= PagesFor(views[i].stored + plan.tokens[i]) - PagesFor(views[i].stored);
       running_after += plan.tokens[i] > 0 && !views[i].running ? 1 : 0;
+      if (views[i].paused) ASSERT_EQ(plan.tokens[i], 0);
     }
     ASSERT_GE(free_after, 0);
     ASSERT_LE(running_after, kLimits.max_running);

@@ -1,0 +1,129 @@
+// everlong-server. Exit status: 0 after a drain, 1 where start-up failed or the device did, 2 wrong
+// usage.
+#include <signal.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <future>
+#include <iostream>
+
+#include "absl/time/clock.h"
+#include "fmt/format.h"
+#include "server/options.h"
+#include "server/server.h"
+#include "spdlog/sinks/stdout_color_sinks.h"
+#include "spdlog/spdlog.h"
+
+namespace everlong {
+namespace {
+
+constexpr absl::Duration kPoll = absl::Milliseconds(50);
+
+void StartLog(const std::string& level) {
+  spdlog::set_default_logger(spdlog::stderr_color_mt("everlong"));
+  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %L %v");
+  spdlog::set_level(spdlog::level::from_str(level));
+}
+
+// Blocks SIGTERM and SIGINT in this thread and those it starts: they are waited for instead.
+sigset_t BlockSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  return signals;
+}
+
+// True if one of `signals` came within `time`.
+bool Signalled(const sigset_t& signals, absl::Duration time) {
+  const timespec timeout = absl::ToTimespec(time);
+  return sigtimedwait(&signals, nullptr, &timeout) > 0;
+}
+
+std::string Summary(const ServerOptions& options, const ServedModel& served) {
+  const Engine& engine = *served.engine;
+  const ModelConfig& config = engine.config();
+  const EngineStats stats = engine.Stats();
+  return fmt::format(
+      "{} from {}: {}, {} layers, hidden {}, {} query and {} KV heads of {}, vocabulary {}; "
+      "trained "
+      "on {} tokens, serving {}; KV cache {} MiB = {} tokens at {} bytes each; device {}",
+      served.name, options.model, config.architecture, config.num_layers, config.hidden_size,
+      config.q_heads, config.kv_heads, config.head_dim, config.vocab_size, config.trained_length,
+      engine.options().max_context, stats.kv_pages_total * stats.kv_page_bytes >> 20,
+      stats.kv_pages_total * kPageTokens, engine.kv_bytes_per_token(), served.device);
+}
+
+absl::Status LoadAndServe(const ServerOptions& options, Server& server) {
+  auto served = LoadModel(options);
+  if (!served.ok()) return served.status();
+  spdlog::info("{}", Summary(options, *served));
+  server.Serve(*std::move(served));
+  spdlog::info("serving gRPC on {}, metrics on http://{}/metrics", server.grpc_address(),
+               server.metrics_address());
+  if (options.ready_file.empty()) return absl::OkStatus();
+  return WriteReadyFile(options.ready_file, server);
+}
+
+// False where a second signal asks for haste.
+bool WaitIdle(const Server& server, const sigset_t& signals, absl::Duration limit) {
+  const absl::Time deadline = absl::Now() + limit;
+  while (!server.Idle() && absl::Now() < deadline) {
+    if (Signalled(signals, absl::Milliseconds(10))) return false;
+  }
+  return true;
+}
+
+int Run(const ServerOptions& options) {
+  const sigset_t signals = BlockSignals();
+  // A file left by an earlier process must not be taken for this one's.
+  if (!options.ready_file.empty()) unlink(options.ready_file.c_str());
+  auto server = Server::Listen(options);
+  if (!server.ok()) {
+    spdlog::error("{}", std::string(server.status().message()));
+    return 1;
+  }
+  auto loading =
+      std::async(std::launch::async, LoadAndServe, std::cref(options), std::ref(**server));
+  while (loading.wait_for(std::chrono::seconds(0)) != std::future_status::ready) {
+    if (Signalled(signals, kPoll)) _exit(0);  // nothing runs yet
+  }
+  if (const absl::Status status = loading.get(); !status.ok()) {
+    spdlog::error("{}", std::string(status.message()));
+    return 1;
+  }
+  while ((*server)->Healthy() && !Signalled(signals, kPoll)) {
+  }
+  const bool healthy = (*server)->Healthy();
+  (*server)->Drain();
+  if (healthy) {
+    spdlog::info("draining for at most {}", absl::FormatDuration(options.drain));
+    if (!WaitIdle(**server, signals, options.drain)) _exit(1);
+  } else {
+    spdlog::critical("the device has failed; exiting for a restart");
+  }
+  (*server)->Stop();
+  spdlog::info("stopped");
+  return healthy ? 0 : 1;
+}
+
+int Main(int argc, char** argv) {
+  const auto options = ParseOptions({argv + 1, argv + argc}, std::getenv, std::cout);
+  if (!options.ok()) {
+    fmt::print(stderr, "everlong-server: {}\nSee everlong-server --help.\n",
+               std::string(options.status().message()));
+    return 2;
+  }
+  if (!options->has_value()) return 0;
+  StartLog((*options)->log_level);
+  return Run(**options);
+}
+
+}  // namespace
+}  // namespace everlong
+
+int main(int argc, char** argv) {
+  return everlong::Main(argc, argv);
+}

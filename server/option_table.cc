@@ -1,0 +1,170 @@
+#include <charconv>
+#include <limits>
+#include <string_view>
+
+#include "engine/status.h"
+#include "fmt/format.h"
+#include "server/options.h"
+
+namespace everlong {
+namespace {
+
+using Read = std::function<absl::Status(const std::string&, ServerOptions&)>;
+
+absl::Status Invalid(std::string message) {
+  return absl::InvalidArgumentError(message);
+}
+
+template <class Number>
+absl::StatusOr<Number> ParseNumber(std::string_view text, Number low, Number high) {
+  Number value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error == std::errc::invalid_argument || end != text.data() + text.size()) {
+    return Invalid(fmt::format("'{}' is not a number", text));
+  }
+  if (error != std::errc() || !(value >= low && value <= high)) {
+    return Invalid(fmt::format("{} is outside [{}, {}]", text, low, high));
+  }
+  return value;
+}
+
+Read Text(std::string ServerOptions::*member) {
+  return [=](const std::string& value, ServerOptions& options) {
+    options.*member = value;
+    return absl::OkStatus();
+  };
+}
+
+Read OneOf(std::string ServerOptions::*member, std::vector<std::string> choices) {
+  return [=](const std::string& value, ServerOptions& options) {
+    for (const std::string& choice : choices) {
+      if (value != choice) continue;
+      options.*member = value;
+      return absl::OkStatus();
+    }
+    return Invalid(fmt::format("'{}' is not one of {}", value, fmt::join(choices, ", ")));
+  };
+}
+
+Read Address(std::string ServerOptions::*member) {
+  return [=](const std::string& value, ServerOptions& options) -> absl::Status {
+    const size_t colon = value.rfind(':');
+    if (colon == std::string::npos || colon == 0) {
+      return Invalid(fmt::format("'{}' is not HOST:PORT", value));
+    }
+    RETURN_IF_ERROR(ParseNumber<int32_t>(value.substr(colon + 1), 0, 65535).status());
+    options.*member = value;
+    return absl::OkStatus();
+  };
+}
+
+// `member` picks the number to set; its type limits the range too.
+template <class Number>
+Read Count(std::function<Number&(ServerOptions&)> member, Number low, Number high) {
+  return [=](const std::string& value, ServerOptions& options) -> absl::Status {
+    ASSIGN_OR_RETURN(member(options), ParseNumber<Number>(value, low, high));
+    return absl::OkStatus();
+  };
+}
+
+template <class Number>
+Read Size(std::function<Number&(ServerOptions&)> member, int64_t low) {
+  return [=](const std::string& value, ServerOptions& options) -> absl::Status {
+    ASSIGN_OR_RETURN(const int64_t bytes, ParseSize(value));
+    constexpr int64_t kHigh = std::numeric_limits<Number>::max();
+    if (bytes < low || bytes > kHigh) {
+      return Invalid(fmt::format("{} bytes are outside [{}, {}]", bytes, low, kHigh));
+    }
+    member(options) = static_cast<Number>(bytes);
+    return absl::OkStatus();
+  };
+}
+
+absl::Status ReadDrain(const std::string& value, ServerOptions& options) {
+  ASSIGN_OR_RETURN(const double seconds, ParseNumber<double>(value, 0.0, 86400.0));
+  options.drain = absl::Seconds(seconds);
+  return absl::OkStatus();
+}
+
+absl::Status ReadKvType(const std::string& value, ServerOptions& options) {
+  for (const auto& [name, type] :
+       {std::pair{"f32", DType::kF32}, {"f16", DType::kF16}, {"bf16", DType::kBF16}}) {
+    if (value != name) continue;
+    options.engine.kv_type = type;
+    return absl::OkStatus();
+  }
+  return Invalid(fmt::format("'{}' is not one of f32, f16, bf16", value));
+}
+
+template <class Number>
+std::function<Number&(ServerOptions&)> OfEngine(Number EngineOptions::*member) {
+  return [=](ServerOptions& options) -> Number& { return options.engine.*member; };
+}
+
+template <class Number>
+std::function<Number&(ServerOptions&)> OfServer(Number ServerOptions::*member) {
+  return [=](ServerOptions& options) -> Number& { return options.*member; };
+}
+
+std::vector<Option> MakeTable() {
+  using S = ServerOptions;
+  using E = EngineOptions;
+  constexpr int32_t kMax32 = std::numeric_limits<int32_t>::max();
+  const E engine;
+  const auto text = [](auto number) { return fmt::to_string(number); };
+  return {
+      {"model", "PATH", "", "Checkpoint directory as Hugging Face publishes it; required",
+       Text(&S::model)},
+      {"listen", "HOST:PORT", "127.0.0.1:50051", "gRPC address; port 0 takes a free one",
+       Address(&S::listen)},
+      {"metrics-listen", "HOST:PORT", "127.0.0.1:50052", "HTTP address of /metrics",
+       Address(&S::metrics_listen)},
+      {"device", "cpu|cuda|auto", "auto", "Where the model runs",
+       OneOf(&S::device, {"cpu", "cuda", "auto"})},
+      {"threads", "N", "0", "Threads of the CPU backend; 0: one per core",
+       Count<int32_t>(OfServer(&S::threads), 0, 4096)},
+      {"max-context", "N", text(engine.max_context),
+       "Tokens of prompt and output together; 0: as many as the model was trained on",
+       Count<int64_t>(OfEngine(&E::max_context), 0, int64_t{1} << 30)},
+      {"max-batch-tokens", "N", text(engine.max_batch_tokens), "Tokens of one step of the engine",
+       Count<int32_t>(OfEngine(&E::max_batch_tokens), 1, kMax32)},
+      {"max-running", "N", text(engine.max_running), "Outputs generated at a time",
+       Count<int32_t>(OfEngine(&E::max_running), 1, kMax32)},
+      {"max-waiting", "N", text(engine.max_waiting), "Requests that may wait; more are refused",
+       Count<int32_t>(OfEngine(&E::max_waiting), 0, kMax32)},
+      {"kv-device-bytes", "SIZE", text(engine.kv_device_bytes),
+       "KV cache, e.g. 4GiB; 0: four contexts, at most a quarter of the memory",
+       Size<int64_t>(OfEngine(&E::kv_device_bytes), 0)},
+      {"kv-type", "f32|f16|bf16", "f16", "Element type of the KV cache", ReadKvType},
+      {"ready-file", "PATH", "", "Gets the addresses as JSON once requests are served",
+       Text(&S::ready_file)},
+      {"drain-seconds", "S", "30", "Time for running requests to finish after SIGTERM", ReadDrain},
+      {"max-message-bytes", "SIZE", "64MiB", "Longest request message",
+       Size<int32_t>(OfServer(&S::max_message_bytes), 1024)},
+      {"log-level", "LEVEL", "info", "trace, debug, info, warn, error or off",
+       OneOf(&S::log_level, {"trace", "debug", "info", "warn", "error", "off"})},
+  };
+}
+
+}  // namespace
+
+const std::vector<Option>& OptionTable() {
+  static const auto* table = new std::vector<Option>(MakeTable());
+  return *table;
+}
+
+absl::StatusOr<int64_t> ParseSize(const std::string& text) {
+  static constexpr std::pair<std::string_view, int> kUnits[] = {
+      {"KiB", 10}, {"MiB", 20}, {"GiB", 30}, {"TiB", 40}, {"", 0}};
+  for (const auto& [unit, shift] : kUnits) {
+    if (!std::string_view(text).ends_with(unit)) continue;
+    const std::string_view digits(text.data(), text.size() - unit.size());
+    const auto number =
+        ParseNumber<int64_t>(digits, 0, std::numeric_limits<int64_t>::max() >> shift);
+    if (number.ok()) return *number << shift;
+    break;
+  }
+  return Invalid(fmt::format("'{}' is not a size such as 4GiB, 512MiB, 64KiB or 4096", text));
+}
+
+}  // namespace everlong

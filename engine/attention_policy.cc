@@ -15,6 +15,10 @@ constexpr int32_t kMaxContextTokens = 1 << 30;
 constexpr int32_t kClipMargin = 64;
 // Trained lengths that apparent position plus apparent distance may reach (measured).
 constexpr double kPositionLaw = 1.25;
+// Layers whose probes stand at their chunk's number, which gives them locality (section 3.3).
+constexpr int32_t kEarlyLayers = 3;
+// Classes of the layers that have no configuration of their own: all but the early ones, and those.
+constexpr size_t kSharedClasses = 2;
 
 constexpr int64_t RoundDown(int64_t value, int64_t unit) {
   return value - value % unit;
@@ -125,8 +129,10 @@ absl::Status SetRefresh(const std::vector<int32_t>& refresh, SelectorSettings& s
 absl::Status Apply(const AttentionOverrides& o, AttentionSettings& s) {
   if (o.preset) {
     const AttentionMode mode = s.mode;
+    const bool early = s.early;
     ASSIGN_OR_RETURN(s, Preset(*o.preset));
     s.mode = mode;
+    s.early = early;
   }
   if (o.selector) {
     s.prefill = NamedSelector(*o.selector);
@@ -141,6 +147,9 @@ absl::Status Apply(const AttentionOverrides& o, AttentionSettings& s) {
     RETURN_IF_ERROR(SetBudget(*o.budget, s.decode));
   }
   if (!o.refresh.empty()) RETURN_IF_ERROR(SetRefresh(o.refresh, s.decode));
+  for (SelectorSettings* selector : {&s.prefill, &s.decode}) {
+    selector->params.probes = s.early ? ProbePositions::kChunk : ProbePositions::kRelative;
+  }
   return absl::OkStatus();
 }
 
@@ -257,15 +266,19 @@ absl::StatusOr<AttentionPolicy> MakePolicy(const AttentionConfig& config, int32_
                          .trained_length = trained_length};
   ASSIGN_OR_RETURN(AttentionSettings base, Preset("default"));
   FitTrainedLength(trained_length, base);
+  AttentionSettings early = base;
+  early.early = true;
   RETURN_IF_ERROR(Apply(config.all, base));
-  policy.classes.push_back(base);
+  RETURN_IF_ERROR(Apply(config.all, early));
+  policy.classes = {base, early};
+  std::fill_n(policy.layer_class.begin(), std::min(num_layers, kEarlyLayers), 1);
   for (const auto& [layers, overrides] : config.layers) {
-    AttentionSettings settings = base;
-    RETURN_IF_ERROR(Apply(overrides, settings));
-    policy.classes.push_back(settings);
     for (const int32_t layer : layers) {
       RETURN_IF_ERROR(InRange("layers", layer, 0, num_layers - 1));
-      policy.layer_class[layer] = static_cast<int32_t>(policy.classes.size()) - 1;
+      AttentionSettings settings = policy.classes[policy.layer_class[layer]];
+      RETURN_IF_ERROR(Apply(overrides, settings));
+      policy.layer_class[layer] = static_cast<int32_t>(policy.classes.size());
+      policy.classes.push_back(settings);
     }
   }
   RETURN_IF_ERROR(Check(policy));
@@ -275,8 +288,9 @@ absl::StatusOr<AttentionPolicy> MakePolicy(const AttentionConfig& config, int32_
 absl::StatusOr<AttentionPolicy> Override(const AttentionPolicy& policy,
                                          const AttentionOverrides& overrides) {
   AttentionPolicy changed = policy;
-  for (AttentionSettings& settings : changed.classes) {
-    if (&settings != &changed.classes[0] && settings.mode == AttentionMode::kDense) continue;
+  for (size_t i = 0; i < changed.classes.size(); ++i) {
+    AttentionSettings& settings = changed.classes[i];
+    if (i >= kSharedClasses && settings.mode == AttentionMode::kDense) continue;
     RETURN_IF_ERROR(Apply(overrides, settings));
   }
   RETURN_IF_ERROR(Check(changed));

@@ -38,6 +38,7 @@ struct AttentionSettings {
   int32_t window = 1024;  // tokens before a query block that it always reads
   SelectorSettings prefill;
   SelectorSettings decode;
+  bool early = false;  // the first layers: hip sees probes at their chunks' numbers
 };
 
 // What a configuration or a request may change.

@@ -58,9 +58,11 @@ struct KvCache {
 
 // A compact copy of the keys of complete pages, paged alike: index page p of layer l starts at
 //   base + l * layer_stride_bytes + p * PageBytes()
-// and holds, per KV head, codes[64][head_dim * bits / 8], then scales (f16) [64], then the page's
-// mean key (f16) [head_dim]. A key is mean + scale * (code - (2^bits - 1) / 2); the code of
-// dimension i stands in bits [bits * (i % n), ...) of byte i / n, n = 8 / bits.
+// and holds, per KV head, codes [head_dim / 4][32 * bits], scales (f16) [64] and the page's mean
+// key (f16) [head_dim]. A key is mean + scale * (code - (2^bits - 1) / 2). The 256 codes of a group
+// of four dimensions are numbered c = 4 * token + dimension % 4, so that four neighbours fill a
+// lane of a byte product; code c is field c / (32 * bits), from the lowest bits up, of byte c % (32
+// * bits). head_dim is a multiple of 4.
 struct KeyIndex {
   void* base = nullptr;  // device; null: no selector needs it
   int64_t layer_stride_bytes = 0;
@@ -68,8 +70,9 @@ struct KeyIndex {
   int32_t head_dim = 0;
   int32_t bits = 4;  // 1, 2 or 4
 
-  int64_t CodeBytes() const { return int64_t{head_dim} * bits / 8; }
-  int64_t HeadBytes() const { return kPageTokens * (CodeBytes() + 2) + int64_t{2} * head_dim; }
+  int64_t GroupBytes() const { return int64_t{32} * bits; }
+  int64_t CodeBytes() const { return head_dim / 4 * GroupBytes(); }
+  int64_t HeadBytes() const { return CodeBytes() + 2 * (kPageTokens + int64_t{head_dim}); }
   int64_t PageBytes() const { return kv_heads * HeadBytes(); }
 };
 

@@ -25,16 +25,28 @@ double LevelDistance(std::span<const double> x, int32_t bits) {
   return bits == 2 ? std::sqrt(squares / n) : 2.0 * absolute / n;
 }
 
-void Encode(std::span<const double> x, int32_t bits, std::byte* codes, std::byte* scale) {
-  WriteElement(scale, DType::kF16, static_cast<float>(LevelDistance(x, bits)));
+// Where a code stands.
+struct Field {
+  std::byte* byte;
+  int shift;
+};
+Field FieldAt(const KeyIndex& index, std::byte* codes, int64_t token, int64_t dimension) {
+  const int64_t code = 4 * token + dimension % 4;
+  return {.byte = codes + dimension / 4 * index.GroupBytes() + code % index.GroupBytes(),
+          .shift = static_cast<int>(code / index.GroupBytes()) * index.bits};
+}
+
+void Encode(const KeyIndex& index, std::span<const double> x, int64_t token,
+            const IndexHeadView& view) {
+  std::byte* scale = view.scales + 2 * token;
+  WriteElement(scale, DType::kF16, static_cast<float>(LevelDistance(x, index.bits)));
   const double distance = ReadElement(scale, DType::kF16);
-  const int32_t top = (1 << bits) - 1;
-  const size_t per_byte = 8 / bits;
-  std::memset(codes, 0, x.size() / per_byte);
-  for (size_t i = 0; i < x.size(); ++i) {
-    const double level = distance == 0.0 ? 0.0 : x[i] / distance + top / 2.0;
-    const auto code = static_cast<unsigned>(std::clamp(std::nearbyint(level), 0.0, double(top)));
-    codes[i / per_byte] |= static_cast<std::byte>(code << (bits * (i % per_byte)));
+  const double top = (1 << index.bits) - 1;
+  for (int64_t i = 0; i < index.head_dim; ++i) {
+    const double level = distance == 0.0 ? 0.0 : x[i] / distance + top / 2;
+    const auto code = static_cast<unsigned>(std::clamp(std::nearbyint(level), 0.0, top));
+    const Field field = FieldAt(index, view.codes, token, i);
+    *field.byte |= static_cast<std::byte>(code << field.shift);
   }
 }
 
@@ -56,10 +68,11 @@ void IndexHead(const IndexKeysArgs& args, int64_t page, int64_t head) {
     WriteElement(view.mean + 2 * i, DType::kF16, static_cast<float>(mean[i]));
     mean[i] = ReadElement(view.mean + 2 * i, DType::kF16);
   }
+  std::memset(view.codes, 0, args.index.CodeBytes());
   for (int64_t t = 0; t < kPageTokens; ++t) {
     const std::span<double> key(keys.data() + t * dim, dim);
     for (int64_t i = 0; i < dim; ++i) key[i] -= mean[i];
-    Encode(key, args.index.bits, view.codes + t * args.index.CodeBytes(), view.scales + 2 * t);
+    Encode(args.index, key, t, view);
   }
 }
 
@@ -68,7 +81,7 @@ void IndexHead(const IndexKeysArgs& args, int64_t page, int64_t head) {
 IndexHeadView IndexHeadAt(const KeyIndex& index, int64_t layer, int64_t page, int64_t head) {
   auto* codes = static_cast<std::byte*>(index.base) + layer * index.layer_stride_bytes +
                 page * index.PageBytes() + head * index.HeadBytes();
-  std::byte* scales = codes + kPageTokens * index.CodeBytes();
+  std::byte* scales = codes + index.CodeBytes();
   return {.codes = codes, .scales = scales, .mean = scales + int64_t{2} * kPageTokens};
 }
 
@@ -81,14 +94,12 @@ void IndexPages(const IndexKeysArgs& args, const StepSequence& sequence) {
 
 void DecodeKey(const KeyIndex& index, const IndexHeadView& view, int64_t slot,
                std::span<double> key) {
-  const int64_t per_byte = 8 / index.bits;
   const int32_t top = (1 << index.bits) - 1;
   const double distance = ReadElement(view.scales + 2 * slot, DType::kF16);
-  const std::byte* codes = view.codes + slot * index.CodeBytes();
   for (int64_t i = 0; i < index.head_dim; ++i) {
-    const auto shifted = static_cast<uint8_t>(codes[i / per_byte]) >> (index.bits * (i % per_byte));
-    const double mean = ReadElement(view.mean + 2 * i, DType::kF16);
-    key[i] = mean + distance * ((shifted & top) - top / 2.0);
+    const Field field = FieldAt(index, view.codes, slot, i);
+    const int code = (static_cast<uint8_t>(*field.byte) >> field.shift) & top;
+    key[i] = ReadElement(view.mean + 2 * i, DType::kF16) + distance * (code - top / 2.0);
   }
 }
 

@@ -57,7 +57,7 @@ std::span<const int32_t> SelectedBlocks(const Selection& selection, int64_t laye
 
 // One head of an index page.
 struct IndexHeadView {
-  std::byte* codes;   // [kPageTokens][CodeBytes()]
+  std::byte* codes;   // [head_dim / 4][GroupBytes()]
   std::byte* scales;  // f16 [kPageTokens]
   std::byte* mean;    // f16 [head_dim]
 };

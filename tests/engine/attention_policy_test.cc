@@ -169,17 +169,25 @@ TEST(AttentionPolicyTest, LayersHaveSettingsOfTheirOwnAndDenseOnesStayDense) {
   AttentionConfig config = {
       .all = kSparse,
       .layers = {{{0}, {.mode = AttentionMode::kDense}}, {{1, 3}, {.budget = 4096}}}};
-  auto policy = MakePolicy(config, 4, 8192);
+  auto policy = MakePolicy(config, 5, 8192);
   ASSERT_TRUE(policy.ok()) << policy.status();
-  EXPECT_EQ(policy->layer_class, (std::vector<int32_t>{1, 2, 0, 2}));
-  EXPECT_EQ(policy->classes[2].decode.params.keep_blocks, 512);
+  EXPECT_EQ(policy->layer_class, (std::vector<int32_t>{2, 3, 1, 4, 0}));
+  EXPECT_EQ(policy->classes[3].decode.params.keep_blocks, 512);
+  EXPECT_EQ(policy->classes[4].decode.params.keep_blocks, 512);
   EXPECT_EQ(SelectionCapacity(*policy), 512);
   auto changed = Override(*policy, {.budget = 1024});
   ASSERT_TRUE(changed.ok());
   EXPECT_EQ(changed->classes[0].decode.params.keep_blocks, 128);
-  EXPECT_EQ(changed->classes[1].mode, AttentionMode::kDense);
+  EXPECT_EQ(changed->classes[2].mode, AttentionMode::kDense);
   config.layers = {{{7}, {}}};
   EXPECT_THAT(std::string(MakePolicy(config, 4, 8192).status().message()), HasSubstr("layers: 7"));
+}
+
+TEST(AttentionPolicyTest, EarlyLayersProbeAtChunkNumbers) {
+  const AttentionPolicy policy = Make(kSparse);
+  EXPECT_EQ(policy.layer_class, (std::vector<int32_t>{1, 1, 1, 0}));
+  EXPECT_EQ(policy.classes[0].prefill.params.probes, ProbePositions::kRelative);
+  EXPECT_EQ(policy.classes[1].prefill.params.probes, ProbePositions::kChunk);
 }
 
 TEST(AttentionPolicyTest, RefusalsNameTheNumbers) {

@@ -1,290 +1,331 @@
 #include "engine/jinja/lexer.h"
 
+#include <algorithm>
 #include <array>
-#include <cctype>
 
+#include "engine/jinja/unicode.h"
 #include "engine/jinja/value.h"
+#include "engine/text.h"
 #include "fmt/format.h"
 
 namespace everlong::jinja {
 namespace {
 
-bool IsNameStart(char c) {
-  return std::isalpha(static_cast<unsigned char>(c)) || c == '_';
-}
-bool IsDigit(char c) {
-  return std::isdigit(static_cast<unsigned char>(c));
-}
-bool IsSpace(char c) {
-  return std::isspace(static_cast<unsigned char>(c));
+bool IsAsciiDigit(char c) {
+  return c >= '0' && c <= '9';
 }
 
-void AppendUtf8(uint32_t code, std::string& out) {
-  if (code < 0x80) {
-    out += static_cast<char>(code);
-  } else if (code < 0x800) {
-    out += static_cast<char>(0xC0 | (code >> 6));
-    out += static_cast<char>(0x80 | (code & 0x3F));
-  } else if (code < 0x10000) {
-    out += static_cast<char>(0xE0 | (code >> 12));
-    out += static_cast<char>(0x80 | ((code >> 6) & 0x3F));
-    out += static_cast<char>(0x80 | (code & 0x3F));
-  } else {
-    out += static_cast<char>(0xF0 | (code >> 18));
-    out += static_cast<char>(0x80 | ((code >> 12) & 0x3F));
-    out += static_cast<char>(0x80 | ((code >> 6) & 0x3F));
-    out += static_cast<char>(0x80 | (code & 0x3F));
+// With one kind of line end and without the last one, which Jinja drops.
+std::string NormalizeLines(std::string_view source) {
+  std::string lines;
+  for (size_t i = 0; i < source.size(); ++i) {
+    if (source[i] != '\r') {
+      lines += source[i];
+    } else if (i + 1 == source.size() || source[i + 1] != '\n') {
+      lines += '\n';
+    }
   }
+  if (lines.ends_with('\n')) lines.pop_back();
+  return lines;
 }
 
 class Lexer {
  public:
-  explicit Lexer(std::string_view source) {
-    for (size_t i = 0; i < source.size(); ++i) {
-      if (source[i] == '\r') {
-        source_ += '\n';
-        if (i + 1 < source.size() && source[i + 1] == '\n') ++i;
-      } else {
-        source_ += source[i];
-      }
-    }
-    if (source_.ends_with('\n')) source_.pop_back();
-  }
+  explicit Lexer(std::string_view source) : lines_(NormalizeLines(source)), source_(lines_) {}
 
   std::vector<Token> Run() {
-    while (at_ < source_.size()) LexText();
-    tokens_.push_back({TokenKind::kEnd, "", line_});
+    while (at_ < source_.size()) LexTextAndTag();
+    Add(TokenKind::kEnd, "");
     return std::move(tokens_);
   }
 
  private:
-  bool Looking(std::string_view text) const { return source_.compare(at_, text.size(), text) == 0; }
+  std::string_view Rest() const { return source_.substr(at_); }
 
   void Advance(size_t count) {
-    for (size_t i = 0; i < count; ++i) line_ += source_[at_ + i] == '\n' ? 1 : 0;
-    at_ += count;
+    const std::string_view passed = source_.substr(at_, count);
+    line_ += static_cast<int>(std::count(passed.begin(), passed.end(), '\n'));
+    at_ += passed.size();
+  }
+
+  void Add(TokenKind kind, std::string_view text) {
+    tokens_.push_back({kind, std::string(text), line_});
   }
 
   // Text up to the next tag, then that tag.
-  void LexText() {
-    const size_t begin = at_;
-    size_t tag = begin;
-    while (tag < source_.size() &&
-           !(source_[tag] == '{' && tag + 1 < source_.size() &&
-             (source_[tag + 1] == '%' || source_[tag + 1] == '{' || source_[tag + 1] == '#'))) {
-      ++tag;
+  void LexTextAndTag() {
+    const size_t tag = FindTag();
+    const std::string_view text = source_.substr(at_, tag - at_);
+    if (tag == source_.size()) {
+      Add(TokenKind::kText, text);
+      Advance(text.size());
+      return;
     }
-    std::string text = source_.substr(begin, tag - begin);
-    const int line = line_;
-    Advance(tag - begin);
-    const bool has_tag = tag < source_.size();
-    const char type = has_tag ? source_[tag + 1] : ' ';
-    const char sign = has_tag && tag + 2 < source_.size() ? source_[tag + 2] : ' ';
-    if (has_tag && sign == '-') {
-      while (!text.empty() && IsSpace(text.back())) text.pop_back();
-    } else if (has_tag && type != '{' && sign != '+') {
-      StripIndent(text);
-    }
-    if (!text.empty()) tokens_.push_back({TokenKind::kText, text, line});
-    if (!has_tag) return;
-    Advance(sign == '-' || (sign == '+' && type != '{') ? 3 : 2);
+    const char type = source_[tag + 1];
+    const char sign = SignAt(tag + 2);
+    AddText(text, sign, type != '{');
+    Advance(text.size() + (sign == ' ' ? 2 : 3));
     if (type == '#') {
       LexComment();
-    } else {
-      LexTag(type == '%');
+    } else if (type == '{') {
+      LexTag(TokenKind::kOutputBegin, TokenKind::kOutputEnd, "}}");
+    } else if (!LexRaw()) {
+      LexTag(TokenKind::kBlockBegin, TokenKind::kBlockEnd, "%}");
     }
   }
 
-  // lstrip_blocks: blanks between the start of a line and a block or comment.
-  void StripIndent(std::string& text) const {
-    const size_t newline = text.rfind('\n');
-    const size_t start = newline == std::string::npos ? 0 : newline + 1;
-    if (newline == std::string::npos && !at_line_start_) return;
-    if (text.find_first_not_of(" \t\v\f", start) == std::string::npos) text.resize(start);
+  size_t FindTag() const {
+    for (size_t at = source_.find('{', at_); at != std::string_view::npos;
+         at = source_.find('{', at + 1)) {
+      const char next = at + 1 < source_.size() ? source_[at + 1] : ' ';
+      if (next == '%' || next == '{' || next == '#') return at;
+    }
+    return source_.size();
+  }
+
+  // What a tag does to white space: '-' takes it, '+' keeps it, ' ' leaves it to the defaults.
+  char SignAt(size_t at) const {
+    const char c = at < source_.size() ? source_[at] : ' ';
+    return c == '-' || c == '+' ? c : ' ';
+  }
+
+  // `text` stands before a tag. lstrip_blocks takes blanks between a line's start and the tag.
+  void AddText(std::string_view text, char sign, bool strips_indent) {
+    if (sign == '-') {
+      text = TrimEnd(text);
+    } else if (sign == ' ' && strips_indent) {
+      const size_t line = text.rfind('\n') + 1;
+      const bool from_line_start = line > 0 || at_line_start_;
+      if (from_line_start && TrimStart(text.substr(line)).empty()) text = text.substr(0, line);
+    }
+    if (!text.empty()) Add(TokenKind::kText, text);
+  }
+
+  // White space behind a tag: '-' takes it all, trim_blocks takes one line end.
+  void EndTag(char sign, bool trims) {
+    const std::string_view rest = Rest();
+    size_t count = 0;
+    if (sign == '-') {
+      count = rest.size() - TrimStart(rest).size();
+    } else if (sign == ' ' && trims && rest.starts_with('\n')) {
+      count = 1;
+    }
+    at_line_start_ = count > 0 && rest[count - 1] == '\n';
+    Advance(count);
   }
 
   void LexComment() {
     const size_t end = source_.find("#}", at_);
-    if (end == std::string::npos) throw Error("a comment is not closed", line_);
-    const char sign = end > at_ ? source_[end - 1] : ' ';
-    Advance(end - at_ + 2);
-    AfterTag(sign, true);
+    if (end == std::string_view::npos) throw Error("a comment is not closed", line_);
+    const char sign = end > at_ ? SignAt(end - 1) : ' ';
+    Advance(end + 2 - at_);
+    EndTag(sign, true);
   }
 
-  // White space after a tag: '-' takes it all, trim_blocks takes one newline after blocks.
-  void AfterTag(char sign, bool trims) {
-    at_line_start_ = false;
-    if (sign == '-') {
-      while (at_ < source_.size() && IsSpace(source_[at_])) {
-        at_line_start_ = source_[at_] == '\n';
-        Advance(1);
-      }
-    } else if (trims && sign != '+' && at_ < source_.size() && source_[at_] == '\n') {
-      Advance(1);
-      at_line_start_ = true;
+  void SkipSpace() { Advance(Rest().size() - TrimStart(Rest()).size()); }
+
+  // Offset behind `{% name`, from `at` behind the `{%` and its sign; 0 where the name is another.
+  size_t EndOfName(size_t at, std::string_view name) const {
+    const std::string_view rest = TrimStart(source_.substr(at));
+    return rest.starts_with(name) ? source_.size() - rest.size() + name.size() : 0;
+  }
+
+  // Behind `{%`: {% raw %} ... {% endraw %}, whose inside is text.
+  bool LexRaw() {
+    const size_t name_end = EndOfName(at_, "raw");
+    if (name_end == 0) return false;
+    const std::string_view close = TrimStart(source_.substr(name_end));
+    const char sign = close.starts_with("-%}") ? '-' : ' ';
+    if (sign == ' ' && !close.starts_with("%}")) return false;
+    const int line = line_;
+    Advance(source_.size() - close.size() - at_ + (sign == '-' ? 3 : 2));
+    EndTag(sign, false);
+    for (size_t tag = source_.find("{%", at_); tag != std::string_view::npos;
+         tag = source_.find("{%", tag + 1)) {
+      if (LexEndOfRaw(tag)) return true;
     }
+    throw Error("a raw block is not closed", line);
   }
 
-  void LexTag(bool block) {
-    const size_t first = tokens_.size();
-    const std::string_view close = block ? "%}" : "}}";
-    tokens_.push_back({block ? TokenKind::kBlockBegin : TokenKind::kOutputBegin, "", line_});
-    int depth = 0;
-    while (true) {
-      while (at_ < source_.size() && IsSpace(source_[at_])) Advance(1);
-      if (at_ >= source_.size()) throw Error("a tag is not closed", tokens_[first].line);
-      const char c = source_[at_];
-      const bool signed_close =
-          (c == '-' || (c == '+' && block)) && source_.compare(at_ + 1, 2, close) == 0;
-      if (depth == 0 && (signed_close || Looking(close))) {
+  // Ends the raw block where the tag at `tag` is {% endraw %}.
+  bool LexEndOfRaw(size_t tag) {
+    const char begin_sign = SignAt(tag + 2);
+    const size_t name_end = EndOfName(tag + (begin_sign == ' ' ? 2 : 3), "endraw");
+    if (name_end == 0) return false;
+    const std::string_view close = TrimStart(source_.substr(name_end));
+    const char sign = SignAt(source_.size() - close.size());
+    if (!close.substr(sign == ' ' ? 0 : 1).starts_with("%}")) return false;
+    AddText(source_.substr(at_, tag - at_), begin_sign, true);
+    Advance(source_.size() - close.size() - at_ + (sign == ' ' ? 2 : 3));
+    EndTag(sign, true);
+    return true;
+  }
+
+  void LexTag(TokenKind begin, TokenKind end, std::string_view close) {
+    const int line = line_;
+    Add(begin, "");
+    brackets_.clear();
+    for (SkipSpace(); at_ < source_.size(); SkipSpace()) {
+      const char sign = SignAt(at_);
+      const bool signed_close = (sign == '-' || (sign == '+' && end == TokenKind::kBlockEnd)) &&
+                                Rest().substr(1).starts_with(close);
+      if (brackets_.empty() && (signed_close || Rest().starts_with(close))) {
+        Add(end, "");
         Advance(signed_close ? 3 : 2);
-        tokens_.push_back({block ? TokenKind::kBlockEnd : TokenKind::kOutputEnd, "", line_});
-        const bool raw = block && tokens_.size() == first + 3 && tokens_[first + 1].text == "raw";
-        AfterTag(signed_close ? c : ' ', block);
-        if (raw) LexRaw(first);
+        EndTag(signed_close ? sign : ' ', end == TokenKind::kBlockEnd);
         return;
       }
-      LexToken(depth);
+      LexToken();
     }
+    throw Error("a tag is not closed", line);
   }
 
-  // {% raw %} ... {% endraw %}: one text token.
-  void LexRaw(size_t first) {
-    tokens_.resize(first);
-    for (size_t tag = source_.find("{%", at_); tag != std::string::npos;
-         tag = source_.find("{%", tag + 2)) {
-      size_t name = tag + 2;
-      const bool strip = name < source_.size() && source_[name] == '-';
-      if (strip || (name < source_.size() && source_[name] == '+')) ++name;
-      while (name < source_.size() && IsSpace(source_[name])) ++name;
-      if (source_.compare(name, 6, "endraw") != 0) continue;
-      const size_t end = source_.find("%}", name);
-      if (end == std::string::npos) break;
-      std::string text = source_.substr(at_, tag - at_);
-      if (strip) {
-        while (!text.empty() && IsSpace(text.back())) text.pop_back();
-      } else {
-        StripIndent(text);
-      }
-      if (!text.empty()) tokens_.push_back({TokenKind::kText, text, line_});
-      Advance(end + 2 - at_);
-      AfterTag(source_[end - 1], true);
-      return;
-    }
-    throw Error("a raw block is not closed", line_);
-  }
-
-  void LexToken(int& depth) {
+  void LexToken() {
     const char c = source_[at_];
-    if (IsNameStart(c)) {
-      size_t end = at_;
-      while (end < source_.size() && (IsNameStart(source_[end]) || IsDigit(source_[end]))) ++end;
-      Push(TokenKind::kName, end - at_);
-    } else if (IsDigit(c)) {
+    if (IsAsciiDigit(c)) {
       LexNumber();
     } else if (c == '"' || c == '\'') {
-      LexString(c);
+      LexString();
+    } else if (const size_t length = NameLength(); length > 0) {
+      Take(TokenKind::kName, length);
     } else {
-      LexOperator(depth);
+      LexOperator();
     }
   }
 
-  void Push(TokenKind kind, size_t length) {
-    tokens_.push_back({kind, source_.substr(at_, length), line_});
+  void Take(TokenKind kind, size_t length) {
+    Add(kind, source_.substr(at_, length));
     Advance(length);
   }
 
-  void LexNumber() {
+  size_t NameLength() const {
     size_t end = at_;
-    const auto digits = [&] {
-      while (end < source_.size() && (IsDigit(source_[end]) || source_[end] == '_')) ++end;
-    };
-    digits();
-    bool is_float = false;
-    if (end + 1 < source_.size() && source_[end] == '.' && IsDigit(source_[end + 1])) {
-      is_float = true;
-      ++end;
-      digits();
+    while (end < source_.size()) {
+      size_t next = end;
+      const char32_t c = NextCodePoint(source_, &next);
+      if (c != U'_' && !IsAlphabetic(c) && !IsDigit(c)) break;
+      end = next;
     }
-    if (end < source_.size() && (source_[end] == 'e' || source_[end] == 'E')) {
-      const size_t sign =
-          end + 1 < source_.size() && (source_[end + 1] == '-' || source_[end + 1] == '+');
-      if (end + 1 + sign < source_.size() && IsDigit(source_[end + 1 + sign])) {
-        is_float = true;
-        end += 1 + sign;
-        digits();
-      }
-    }
-    Push(is_float ? TokenKind::kFloat : TokenKind::kInteger, end - at_);
-    std::erase(tokens_.back().text, '_');
+    return end - at_;
   }
 
-  void LexString(char quote) {
+  // Offset behind digits with underscores between them, from `at`, which must be at one.
+  size_t EndOfDigits(size_t at) const {
+    const auto is_digit = [&](size_t i) { return i < source_.size() && IsAsciiDigit(source_[i]); };
+    while (is_digit(at) || (at < source_.size() && source_[at] == '_' && is_digit(at + 1))) ++at;
+    return at;
+  }
+
+  // Behind a dot a number is an index: "a.0.1" has no float.
+  void LexNumber() {
+    const bool is_index = tokens_.back().kind == TokenKind::kOperator && tokens_.back().text == ".";
+    const size_t whole = EndOfDigits(at_);
+    size_t end = is_index ? whole : EndOfFloat(whole);
+    Take(end == whole ? TokenKind::kInteger : TokenKind::kFloat, end - at_);
+    std::string& digits = tokens_.back().text;
+    std::erase(digits, '_');
+    if (end == whole && digits.size() > 1 && digits[0] == '0' &&
+        digits.find_first_not_of('0') != std::string::npos) {
+      throw Error(fmt::format("the number {} begins with a zero", digits), line_);
+    }
+  }
+
+  // Offset behind a fraction and an exponent, if they are there.
+  size_t EndOfFloat(size_t end) const {
+    const auto at = [&](size_t i) { return i < source_.size() ? source_[i] : ' '; };
+    if (at(end) == '.' && IsAsciiDigit(at(end + 1))) end = EndOfDigits(end + 1);
+    if (at(end) != 'e' && at(end) != 'E') return end;
+    const size_t exponent = end + (at(end + 1) == '+' || at(end + 1) == '-' ? 2 : 1);
+    return IsAsciiDigit(at(exponent)) ? EndOfDigits(exponent) : end;
+  }
+
+  void LexString() {
+    const char quote = source_[at_];
     const int line = line_;
-    Advance(1);
     std::string text;
-    while (at_ < source_.size() && source_[at_] != quote) {
-      if (source_[at_] == '\\' && at_ + 1 < source_.size()) {
-        LexEscape(text);
-      } else {
-        text += source_[at_];
-        Advance(1);
-      }
-    }
-    if (at_ >= source_.size()) throw Error("a string is not closed", line);
     Advance(1);
-    tokens_.push_back({TokenKind::kString, text, line});
+    while (at_ < source_.size() && source_[at_] != quote) {
+      const size_t end =
+          std::min(source_.find_first_of(quote == '"' ? "\\\"" : "\\'", at_), source_.size());
+      text += source_.substr(at_, end - at_);
+      Advance(end - at_);
+      if (Rest().starts_with('\\')) LexEscape(&text);
+    }
+    if (at_ == source_.size()) throw Error("a string is not closed", line);
+    Advance(1);
+    tokens_.push_back({TokenKind::kString, std::move(text), line});
   }
 
-  void LexEscape(std::string& text) {
-    const char c = source_[at_ + 1];
-    constexpr std::string_view kFrom = "nrtbfav0\\'\"";
-    constexpr std::string_view kTo{"\n\r\t\b\f\a\v\0\\'\"", 11};
-    const size_t digits = c == 'x' ? 2 : c == 'u' ? 4 : c == 'U' ? 8 : 0;
-    if (digits > 0) {
-      const std::string hex = source_.substr(at_ + 2, digits);
-      if (hex.size() < digits ||
-          hex.find_first_not_of("0123456789abcdefABCDEF") != std::string::npos) {
-        throw Error(fmt::format("\\{} needs {} hexadecimal digits", c, digits), line_);
-      }
-      const unsigned long code = std::stoul(hex, nullptr, 16);
-      if (code > 0x10FFFF || (code >= 0xD800 && code < 0xE000)) {
-        throw Error(fmt::format("\\{}{} is no character", c, hex), line_);
-      }
-      AppendUtf8(static_cast<uint32_t>(code), text);
-      Advance(2 + digits);
-      return;
-    }
-    const size_t known = kFrom.find(c);
-    if (c == '\n') {
-      // A backslash at the end of a line continues the string on the next.
-    } else if (known != std::string_view::npos) {
-      text += kTo[known];
+  // A backslash and what belongs to it, as Python reads them.
+  void LexEscape(std::string* text) {
+    constexpr std::string_view kLetters = "abfnrtv\\'\"\n";
+    constexpr std::array<std::string_view, 11> kMeanings = {"\a", "\b", "\f", "\n", "\r", "\t",
+                                                            "\v", "\\", "'",  "\"", ""};
+    const char letter = at_ + 1 < source_.size() ? source_[at_ + 1] : ' ';
+    const size_t digits = letter == 'x' ? 2 : letter == 'u' ? 4 : letter == 'U' ? 8 : 0;
+    if (const size_t known = kLetters.find(letter); known != std::string_view::npos) {
+      *text += kMeanings[known];
+      Advance(2);
+    } else if (digits > 0) {
+      LexCode(2, digits, 16, text);
+    } else if (letter >= '0' && letter <= '7') {
+      const std::string_view octal = Rest().substr(1, 3);
+      LexCode(1, std::min(octal.find_first_not_of("01234567"), octal.size()), 8, text);
+    } else if (letter == 'N') {
+      throw Error("\\N{...} is not supported", line_);
     } else {
-      text += {'\\', c};
+      *text += '\\';
+      Advance(1);
     }
-    Advance(2);
   }
 
-  void LexOperator(int& depth) {
-    constexpr std::array<std::string_view, 8> kPairs = {"==", "!=", "<=", ">=", "//", "**"};
-    for (const std::string_view pair : kPairs) {
-      if (!pair.empty() && Looking(pair)) return Push(TokenKind::kOperator, 2);
+  // A character by its number, whose digits are `offset` behind the backslash.
+  void LexCode(size_t offset, size_t num_digits, int base, std::string* text) {
+    const std::string digits(Rest().substr(offset, num_digits));
+    if (digits.size() < num_digits ||
+        digits.find_first_not_of("0123456789abcdefABCDEF") != std::string::npos) {
+      throw Error(fmt::format("an escape needs {} digits, not '{}'", num_digits, digits), line_);
     }
+    const auto code = static_cast<char32_t>(std::stoul(digits, nullptr, base));
+    if (code > 0x10FFFF || (code >= 0xD800 && code < 0xE000)) {
+      throw Error(fmt::format("the escape '{}' is no character", digits), line_);
+    }
+    AppendUtf8(code, text);
+    Advance(offset + num_digits);
+  }
+
+  void LexOperator() {
+    constexpr std::array<std::string_view, 6> kPairs = {"==", "!=", "<=", ">=", "//", "**"};
+    const bool is_pair =
+        std::find(kPairs.begin(), kPairs.end(), Rest().substr(0, 2)) != kPairs.end();
     const char c = source_[at_];
-    if (std::string_view("+-*/%~<>=()[]{}.,:|").find(c) == std::string_view::npos) {
-      throw Error(fmt::format("unexpected character '{}'", c), line_);
+    if (!is_pair && std::string_view("+-*/%~<>=()[]{}.,:|").find(c) == std::string_view::npos) {
+      size_t end = 0;
+      throw Error(fmt::format("unexpected character '{}'", NextCharacter(Rest(), &end)), line_);
     }
-    if (c == '(' || c == '[' || c == '{') ++depth;
-    if (c == ')' || c == ']' || c == '}') --depth;
-    if (depth < 0) throw Error(fmt::format("'{}' closes nothing", c), line_);
-    Push(TokenKind::kOperator, 1);
+    if (!is_pair) MatchBracket(c);
+    Take(TokenKind::kOperator, is_pair ? 2 : 1);
   }
 
-  std::string source_;
+  void MatchBracket(char c) {
+    constexpr std::string_view kOpen = "([{";
+    constexpr std::string_view kClose = ")]}";
+    if (const size_t open = kOpen.find(c); open != std::string_view::npos) {
+      brackets_ += kClose[open];
+    } else if (kClose.find(c) != std::string_view::npos) {
+      if (brackets_.empty() || brackets_.back() != c) {
+        throw Error(fmt::format("'{}' closes nothing", c), line_);
+      }
+      brackets_.pop_back();
+    }
+  }
+
+  const std::string lines_;
+  const std::string_view source_;  // views lines_
   size_t at_ = 0;
   int line_ = 1;
   bool at_line_start_ = true;
+  std::string brackets_;  // those that close the open ones of a tag
   std::vector<Token> tokens_;
 };
 

@@ -1,117 +1,141 @@
-// Values of the template language, with Python's rules for truth, equality, order and text.
+// Values of the template language: Python's, as far as chat templates can reach them.
+//
+// A Value is a few words and trivially copied. Texts, lists, dictionaries and objects are borrowed
+// from the context, the template or the rendering's Heap, which all outlive it.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <functional>
-#include <memory>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
 
-#include "nlohmann/json_fwd.hpp"
-
 namespace everlong::jinja {
 
-// A template that does not parse or fails while rendering. Caught at the module's border.
+// A template that does not parse or fails while it renders; caught at the module's border.
 class Error : public std::runtime_error {
  public:
   explicit Error(const std::string& message, int error_line = 0)
       : std::runtime_error(message), line(error_line) {}
+
   int line;  // 0: not known yet
 };
 
-class Value;
 struct List;
 struct Dict;
-struct Callable;
+class Object;
 
-// A name or attribute that does not exist: prints as nothing, fails on any other use.
+// What a missing name, attribute or element evaluates to. Prints as nothing; most uses fail.
 struct Undefined {
-  std::string name;
+  std::string_view name;  // or what else is missing, for the message
 };
 struct None {};
+struct Text {
+  std::string_view view;
+  bool safe = false;  // Markup: '+' escapes the other side
+};
 
-// Cheap to copy: lists and dictionaries are shared, and only a namespace is ever changed.
 class Value {
  public:
   using Data =
-      std::variant<Undefined, None, bool, int64_t, double, std::string, std::shared_ptr<List>,
-                   std::shared_ptr<Dict>, std::shared_ptr<Callable>>;
+      std::variant<Undefined, None, bool, int64_t, double, Text, const List*, const Dict*, Object*>;
 
-  Value() : data(None{}) {}
+  Value() : data_(None{}) {}
+  // Exactly one of Data's types: nothing converts to bool or to a wider number by accident.
   template <typename T>
-  requires std::is_constructible_v<Data, T> Value(T&& d)
-      : data(std::forward<T>(d)) {}                     // NOLINT(google-explicit-constructor)
-  Value(const char* text) : data(std::string(text)) {}  // NOLINT(google-explicit-constructor)
+  requires(std::is_same_v<T, Undefined> || std::is_same_v<T, bool> || std::is_same_v<T, int64_t> ||
+           std::is_same_v<T, double> || std::is_same_v<T, Text>) explicit Value(T data)
+      : data_(data) {}
+  explicit Value(std::string_view text) : data_(Text{text}) {}
+  explicit Value(const List* list) : data_(list) {}
+  explicit Value(const Dict* dict) : data_(dict) {}
+  explicit Value(Object* object) : data_(object) {}
 
+  // Null unless the value is of that type.
   template <typename T>
-  const T* get() const {
-    return std::get_if<T>(&data);
+  const T* As() const {
+    return std::get_if<T>(&data_);
   }
-  const List* list() const;
-  const Dict* dict() const;
-  bool is_undefined() const { return get<Undefined>() != nullptr; }
-  bool is_none() const { return get<None>() != nullptr; }
-  bool is_number() const { return get<int64_t>() || get<double>() || get<bool>(); }
+  const std::string_view* text() const {
+    const Text* text = As<Text>();
+    return text == nullptr ? nullptr : &text->view;
+  }
+  const List* list() const { return Pointer<const List>(); }
+  const Dict* dict() const { return Pointer<const Dict>(); }
+  Object* object() const { return Pointer<Object>(); }
 
-  bool Truth() const;
-  // What {{ }} prints, Python's str(). Repr quotes strings.
-  std::string Text() const;
-  std::string Repr() const;
-  const char* TypeName() const;
+  bool is_undefined() const { return As<Undefined>() != nullptr; }
+  bool is_none() const { return As<None>() != nullptr; }
+  bool is_number() const { return is_whole() || As<double>() != nullptr; }
+  // int or bool, which is a kind of int.
+  bool is_whole() const { return As<int64_t>() != nullptr || As<bool>() != nullptr; }
 
-  Data data;
+  size_t type() const { return data_.index(); }
+
+ private:
+  template <typename T>
+  T* Pointer() const {
+    T* const* pointer = std::get_if<T*>(&data_);
+    return pointer == nullptr ? nullptr : *pointer;
+  }
+
+  Data data_;
+};
+
+// A sequence and what Python makes of it.
+enum class Flavor : uint8_t {
+  kList,
+  kTuple,
+  kRange,
+  kGenerator,  // no length and no elements by index; empty once iterated over
+  kKeys,       // views of a dictionary
+  kValues,
+  kItems,
 };
 
 struct List {
   std::vector<Value> items;
-  bool tuple = false;
+  Flavor flavor = Flavor::kList;
+  uint16_t depth = 1;            // levels of lists and dictionaries, this one included
+  mutable size_t num_taken = 0;  // elements that a generator has given out
 };
 
 struct Dict {
-  const Value* Find(const Value& key) const;
-  void Set(const Value& key, Value value);
-
   std::vector<std::pair<Value, Value>> items;  // in order of insertion
-  bool is_namespace = false;                   // attributes may be assigned
+  uint16_t depth = 1;
 };
 
 struct Arguments {
   std::vector<Value> positional;
-  std::vector<std::pair<std::string, Value>> named;
-
-  // Argument `index`, or the one of that name, or null.
-  const Value* Find(size_t index, std::string_view name) const;
+  std::vector<std::pair<std::string_view, Value>> named;
 };
 
-struct Callable {
-  std::string name;
-  std::function<Value(const Arguments&)> call;
+class Heap;
+
+// Whatever has attributes or can be called: functions, macros, loops, namespaces.
+class Object {
+ public:
+  virtual ~Object() = default;
+  virtual std::string_view TypeName() const = 0;
+  // Undefined where there is no such attribute.
+  virtual Value Attribute(Heap& heap, std::string_view name);
+  virtual bool IsCallable() const { return false; }
+  virtual Value Call(Heap& heap, const Arguments& arguments);
 };
 
-Value MakeList(std::vector<Value> items, bool tuple = false);
-Value MakeDict(std::vector<std::pair<Value, Value>> items);
-Value FromJson(const nlohmann::ordered_json& json);
+bool IsTrue(const Value& value);
+// As Python names types.
+std::string_view TypeName(const Value& value);
 
-// Python's ==, and < for numbers, strings and lists (Error for other pairs).
-bool Equal(const Value& a, const Value& b);
-bool Less(const Value& a, const Value& b);
-bool Contains(const Value& container, const Value& item);
+void FailIfUndefined(const Value& value);
 
-// Elements of a list, keys of a dictionary, characters of a string; Error for the rest.
-std::vector<Value> Iterate(const Value& value);
-
+// Error where the value is of another type; `what` names it in the message.
 int64_t ToInt(const Value& value, std::string_view what);
-double ToDouble(const Value& value);
-const std::string& ToText(const Value& value, std::string_view what);
-
-std::vector<std::string> Characters(std::string_view utf8);
-
-// Python's json.dumps(value, ensure_ascii=False); indent < 0: on one line.
-std::string ToJson(const Value& value, int indent, bool sort_keys, std::string_view item_separator,
-                   std::string_view key_separator);
+double ToDouble(const Value& value, std::string_view what);
+std::string_view ToText(const Value& value, std::string_view what);
 
 }  // namespace everlong::jinja

@@ -2,10 +2,10 @@
 
 #include <atomic>
 #include <chrono>
-#include <cstdio>
 #include <memory>
 #include <ostream>
 
+#include "absl/strings/numbers.h"
 #include "client/commands.h"
 #include "client/connection.h"
 #include "client/load.h"
@@ -26,15 +26,12 @@ constexpr int64_t kDefaultRequests = 32;
 
 // "N" or "MIN-MAX".
 LengthRange ParseRange(const std::string& text) {
+  const size_t dash = text.find('-');
   LengthRange range;
-  int end = 0;
-  const int fields = std::sscanf(text.c_str(), "%ld-%ld%n", &range.min, &range.max, &end);
-  if (fields == 1) {
-    range.max = range.min;
-    std::sscanf(text.c_str(), "%*d%n", &end);
-  }
-  if (fields < 1 || static_cast<size_t>(end) != text.size() || range.min < 1 ||
-      range.max < range.min) {
+  bool parsed = absl::SimpleAtoi(text.substr(0, dash), &range.min);
+  range.max = range.min;
+  if (dash != std::string::npos) parsed &= absl::SimpleAtoi(text.substr(dash + 1), &range.max);
+  if (!parsed || range.min < 1 || range.max < range.min) {
     throw CLI::ValidationError(fmt::format("'{}' is neither N nor MIN-MAX, from 1", text));
   }
   return range;
@@ -89,6 +86,13 @@ int RunBench(BenchOptions options, Console& console) {
   const absl::StatusOr<v1::Model> model = connection.GetModel(plan.model);
   if (!model.ok()) return Finish(console, model.status());
   plan.vocab_size = model->vocab_size();
+  if (plan.prompt_tokens.max > model->served_length() - plan.output_tokens.max) {
+    return FailUsage(console, absl::InvalidArgumentError(fmt::format(
+                                  "--prompt-tokens {} and --output-tokens {} exceed the {} tokens "
+                                  "that {} is served with",
+                                  plan.prompt_tokens.max, plan.output_tokens.max,
+                                  model->served_length(), model->name())));
+  }
   std::atomic<bool> stop = false;
   const Interrupts::Watch watch(console.interrupts, [&] { stop = true; });
   const LoadReport report = MakeReport(WarmUpAndRun(connection, options, stop, console));

@@ -31,6 +31,15 @@ std::string CheckAddress(const std::string& server) {
   return fmt::format("'{}' is no address; give HOST:PORT", server);
 }
 
+// gRPC's own queues wait by a clock that may be set; this one never jumps.
+gpr_timespec Deadline(GenerateCalls::Clock::time_point deadline) {
+  using Clock = GenerateCalls::Clock;
+  if (deadline == Clock::time_point::max()) return gpr_inf_future(GPR_CLOCK_MONOTONIC);
+  const std::chrono::nanoseconds left = deadline - Clock::now();
+  return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
+                      gpr_time_from_nanos(left.count(), GPR_TIMESPAN));
+}
+
 }  // namespace
 
 void AddConnectionOptions(CLI::App& command, ConnectionOptions& options) {
@@ -63,7 +72,7 @@ struct Connection::Channel {
 
   absl::Status Result(const grpc::Status& status) const {
     if (status.ok()) return absl::OkStatus();
-    if (status.error_code() == grpc::StatusCode::UNAVAILABLE &&
+    if (status.error_code() == grpc::StatusCode::UNAVAILABLE && status.error_details().empty() &&
         channel->GetState(/*try_to_connect=*/false) != GRPC_CHANNEL_READY) {
       return NotConnected(status.error_message());
     }
@@ -174,7 +183,8 @@ void GenerateCalls::Start(int64_t id, const v1::GenerateRequest& request) {
 std::optional<GenerateCalls::Arrival> GenerateCalls::Next(Clock::time_point deadline) {
   void* tag = nullptr;
   bool ok = false;
-  while (queue_->queue.AsyncNext(&tag, &ok, deadline) == grpc::CompletionQueue::GOT_EVENT) {
+  while (queue_->queue.AsyncNext(&tag, &ok, Deadline(deadline)) ==
+         grpc::CompletionQueue::GOT_EVENT) {
     Call& call = *static_cast<Call*>(tag);
     Arrival arrival{.id = call.id};
     switch (call.waiting) {
@@ -184,8 +194,8 @@ std::optional<GenerateCalls::Arrival> GenerateCalls::Next(Clock::time_point dead
       case Call::Waiting::kEvent:
         arrival.event = std::move(call.event);
         call.Continue(ok);
-        if (!ok) continue;
-        return arrival;
+        if (ok) return arrival;
+        continue;
       case Call::Waiting::kEnd:
         arrival.end = channel_.Result(call.status);
         std::lock_guard lock(mutex_);

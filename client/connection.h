@@ -50,7 +50,7 @@ class Connection {
 // Generate calls in flight, driven by the thread that calls Start and Next.
 class GenerateCalls {
  public:
-  using Clock = std::chrono::system_clock;  // gRPC's deadlines
+  using Clock = std::chrono::steady_clock;
 
   explicit GenerateCalls(Connection& connection);
   ~GenerateCalls();  // cancels what still runs

@@ -143,15 +143,20 @@ void StreamPrinter::EndLine() {
   }
 }
 
+void StreamPrinter::PrintNote(const std::string& note) {
+  EndLine();
+  // Standard output may reach the same terminal through another program.
+  if (!at_line_start_ && console_.err_is_terminal) console_.err << '\n';
+  console_.err << note << std::flush;
+}
+
 void StreamPrinter::PrintLogprobs(std::string_view title, const PositionLogprobs& logprobs,
                                   int64_t position) {
   if (logprobs.empty()) return;
-  EndLine();
-  console_.err << LogprobTable(title, logprobs, position, options_.token_text) << std::flush;
+  PrintNote(LogprobTable(title, logprobs, position, options_.token_text));
 }
 
 void StreamPrinter::PrintSummary(const v1::Finished& finished) {
-  EndLine();
   const v1::Usage& usage = finished.usage();
   const v1::Timings& timings = finished.timings();
   std::string line = fmt::format(
@@ -163,10 +168,10 @@ void StreamPrinter::PrintSummary(const v1::Finished& finished) {
   }
   line += "; ended by";
   for (const auto& [index, sample] : samples_) {
-    if (sample.finished)
-      line += fmt::format("{} {}", index > 0 ? "," : "", DescribeEnd(*sample.finished));
+    if (!sample.finished) continue;
+    line += fmt::format("{} {}", index > 0 ? "," : "", DescribeEnd(*sample.finished));
   }
-  console_.err << line << std::endl;
+  PrintNote(line + '\n');
 }
 
 }  // namespace everlong

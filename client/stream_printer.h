@@ -50,6 +50,7 @@ class StreamPrinter {
   void PrintSamplesInOrder();
   void PrintText(const std::string& text);
   void EndLine();
+  void PrintNote(const std::string& note);  // whole lines, on standard error
   void PrintLogprobs(std::string_view title, const PositionLogprobs& logprobs, int64_t position);
   void PrintSummary(const v1::Finished& finished);
 

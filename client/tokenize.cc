@@ -1,9 +1,9 @@
 #include <fmt/format.h>
 
-#include <charconv>
 #include <memory>
 #include <ostream>
 
+#include "absl/strings/numbers.h"
 #include "client/commands.h"
 #include "client/connection.h"
 #include "client/prompt.h"
@@ -30,8 +30,7 @@ absl::StatusOr<v1::DetokenizeRequest> ParseTokenIds(std::string_view text) {
     const std::string_view word =
         text.substr(begin, text.find_first_of(kSeparators, begin) - begin);
     int32_t id = 0;
-    const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), id);
-    if (error != std::errc() || end != word.data() + word.size()) {
+    if (!absl::SimpleAtoi(std::string(word), &id)) {
       return absl::InvalidArgumentError(fmt::format("'{}' is no token id", word));
     }
     request.add_token_ids(id);

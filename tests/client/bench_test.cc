@@ -342,12 +342,23 @@ TEST_F(BenchCommandTest, CtrlCReportsWhatWasMeasured) {
   EXPECT_THAT(outcome.out, HasSubstr("2 requests completed"));
 }
 
+TEST_F(BenchCommandTest, LengthsBeyondTheServedLengthAreWrongUsage) {
+  server_.script = std::ref(tokens_);
+  const Outcome beyond = Bench({"--prompt-tokens", "1-2000", "--output-tokens", "49"});
+  EXPECT_EQ(beyond.code, 2);
+  EXPECT_EQ(beyond.err,
+            "everlong: --prompt-tokens 2000 and --output-tokens 49 exceed the 2048 tokens that "
+            "bytes is served with\n");
+  EXPECT_EQ(Bench({"--prompt-tokens", "2044", "--output-tokens", "4", "--requests", "1"}).code, 0);
+}
+
 TEST_F(BenchCommandTest, WrongRangesAreWrongUsage) {
   for (const char* range : {"0", "5-3", "-4", "x", "3-", "3-4x", "3 4", ""}) {
     const Outcome outcome = Bench({"--prompt-tokens", range});
     EXPECT_EQ(outcome.code, 2) << range;
     EXPECT_THAT(outcome.err, HasSubstr("is neither N nor MIN-MAX"));
   }
+  EXPECT_EQ(Bench({"--prompt-tokens", "99999999999999999999"}).code, 2);
   EXPECT_EQ(Bench({"--concurrency", "0"}).code, 2);
   EXPECT_EQ(Bench({"--rate", "-1"}).code, 2);
 }

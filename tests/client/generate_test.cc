@@ -15,6 +15,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::ElementsAre;
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 
 const std::vector<std::string> kHello = {
@@ -226,6 +227,8 @@ TEST_F(GenerateTest, ProgressBarShowsOnATerminalOnly) {
                            "sample_finished { reason: FINISH_REASON_LENGTH }", "finished {}"});
   const Outcome terminal = Generate({"hi"}, "", {.err = true});
   EXPECT_EQ(terminal.out, "x");
+  EXPECT_THAT(terminal.err, EndsWith("; ended by length\n"));
+  EXPECT_THAT(terminal.err, HasSubstr("\r\033[K\nprompt 0 tokens"));
   EXPECT_THAT(terminal.err, HasSubstr("\r\033[Kwaiting, 3 ahead"
                                       "\r\033[K[#####               ] 250/1000 tokens"
                                       "\r\033[K"));
@@ -240,7 +243,7 @@ TEST_F(GenerateTest, AFailureClearsTheProgressBarFirst) {
   };
   const Outcome outcome = Generate({"hi"}, "", kAllTerminals);
   EXPECT_EQ(outcome.code, 1);
-  EXPECT_THAT(outcome.err, ::testing::EndsWith("\r\033[Keverlong: INTERNAL: the device is lost\n"));
+  EXPECT_THAT(outcome.err, EndsWith("\r\033[Keverlong: INTERNAL: the device is lost\n"));
 }
 
 TEST_F(GenerateTest, LogprobTablesFollowOnStandardError) {

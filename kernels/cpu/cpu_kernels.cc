@@ -1,0 +1,115 @@
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/kv_address.h"
+#include "kernels/cpu/matmul.h"
+#include "kernels/cpu/step.h"
+#include "kernels/cpu/thread_pool.h"
+#include "kernels/host_memory.h"
+#include "kernels/kernels.h"
+#include "kernels/reference/step.h"
+#include "kernels/sampling.h"
+
+namespace everlong {
+namespace {
+
+// Arguments name the operations of this backend; the classes and functions beneath are in
+// everlong::cpu.
+class CpuKernels : public Kernels {
+ public:
+  explicit CpuKernels(int num_threads)
+      : pool_(num_threads), samplers_(pool_.num_threads(), RowSampler(cpu::SumExp)) {}
+
+  std::string_view name() const override { return "cpu"; }
+  DType activation_type() const override { return DType::kF32; }
+
+  void* Allocate(int64_t bytes) override { return memory_.Allocate(bytes); }
+  void Free(void* device) override { memory_.Free(device); }
+  void Upload(void* device, const void* host, int64_t bytes) override {
+    std::memcpy(device, host, bytes);
+  }
+  void Download(void* host, const void* device, int64_t bytes) override {
+    std::memcpy(host, device, bytes);
+  }
+
+  Matrix LoadMatrix(std::span<const HostMatrix> parts) override {
+    int64_t rows = 0;
+    for (const HostMatrix& part : parts) rows += part.rows;
+    const HostMatrix& first = parts.front();
+    void* packed = Allocate(cpu::PackedBytes(rows, first.cols, first.type));
+    cpu::PackMatrix(parts, packed, pool_);
+    return {.data = packed, .rows = rows, .cols = first.cols, .type = first.type};
+  }
+
+  void BeginStep(const StepLayout& layout) override {
+    step_.Assign(layout);
+    reference_step_ = reference::Step(layout);
+  }
+  void Embed(const EmbedArgs& args) override { cpu::Embed(args, step_.tokens(), pool_); }
+  void RmsNorm(const RmsNormArgs& args) override { cpu::RmsNorm(args, step_, pool_); }
+  void MatMul(const MatMulArgs& args) override { cpu::MatMul(args, pool_); }
+  void StoreKv(const StoreKvArgs& args) override { cpu::StoreKv(args, step_, pool_); }
+
+  void IndexKeys(const IndexKeysArgs& args) override {
+    const auto& sequences = reference_step_.sequences;
+    pool_.Run(static_cast<int64_t>(sequences.size()),
+              [&](int64_t i, int) { reference::IndexPages(args, sequences[i]); });
+  }
+
+  void Select(const SelectArgs& args) override {
+    const reference::StepPlan& plan = reference_step_.plans[args.plan];
+    pool_.Run(static_cast<int64_t>(plan.blocks.size()), [&](int64_t i, int) {
+      const QueryBlock& block = plan.blocks[i];
+      if (block.slot < 0) return;
+      reference::SelectBlocks(args, reference_step_, block, plan.selects[block.select]);
+    });
+  }
+
+  void Attention(const AttentionArgs& args) override { attention_.Run(args, step_, pool_); }
+  void GatedActivation(const GatedActivationArgs& args) override {
+    cpu::ActivateGated(args, pool_);
+  }
+
+  void Sample(const SampleArgs& args) override {
+    pool_.Run(args.rows, [&](int64_t row, int thread) {
+      samplers_[thread].Sample(args, static_cast<int32_t>(row));
+    });
+  }
+
+  void CopyPages(const CopyPagesArgs& args) override {
+    const KvCache& cache = args.cache;
+    const KeyIndex& index = args.index;
+    pool_.Run(args.num_layers * args.num_pages, [&](int64_t task, int) {
+      const int64_t layer = task / args.num_pages;
+      const int64_t from = args.from[task % args.num_pages];
+      const int64_t to = args.to[task % args.num_pages];
+      std::memcpy(cpu::KeyAddress(cache, layer, to, 0, 0),
+                  cpu::KeyAddress(cache, layer, from, 0, 0), cache.PageBytes());
+      if (index.base == nullptr) return;
+      auto* pages = static_cast<std::byte*>(index.base) + layer * index.layer_stride_bytes;
+      std::memcpy(pages + to * index.PageBytes(), pages + from * index.PageBytes(),
+                  index.PageBytes());
+    });
+  }
+
+  void Sync() override {}
+
+ private:
+  HostMemory memory_;
+  cpu::ThreadPool pool_;
+  cpu::Step step_;
+  reference::Step reference_step_;
+  cpu::Attention attention_;
+  std::vector<RowSampler> samplers_;  // [num_threads]
+};
+
+}  // namespace
+
+std::unique_ptr<Kernels> MakeCpuKernels(int num_threads) {
+  return std::make_unique<CpuKernels>(num_threads);
+}
+
+}  // namespace everlong

@@ -1,0 +1,140 @@
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/matmul.cc"
+#include "kernels/cpu/targets.h"
+// After targets.h.
+#include "hwy/foreach_target.h"
+// After foreach_target.h.
+#include "kernels/cpu/matmul.h"
+#include "kernels/cpu/tile-inl.h"
+
+#ifndef EVERLONG_KERNELS_CPU_MATMUL_BLOCK_
+#define EVERLONG_KERNELS_CPU_MATMUL_BLOCK_
+namespace everlong::cpu {
+
+// What one task computes: rows of x by panels of w.
+struct MatMulBlock {
+  int64_t row_begin;
+  int64_t row_end;
+  int64_t panel_begin;
+  int64_t panel_end;
+};
+
+}  // namespace everlong::cpu
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace everlong::cpu {
+namespace HWY_NAMESPACE {
+
+// Stores one vector of sums at `column` of `row`; the matrix may end inside it.
+HWY_INLINE void StoreSums(const MatMulArgs& args, int64_t row, int64_t column, Vec sums) {
+  float* out = static_cast<float*>(args.out) + row * args.out_stride + column;
+  const float* bias = args.bias == nullptr ? nullptr : args.bias + column;
+  const bool add = args.mode == MatMulOut::kAddF32;
+  const F32Tag f32;
+  if (column + kLanes <= args.w.rows) {
+    if (bias != nullptr) sums = hn::Add(sums, hn::LoadU(f32, bias));
+    if (add) sums = hn::Add(sums, hn::LoadU(f32, out));
+    hn::StoreU(sums, f32, out);
+    return;
+  }
+  float values[kLanes];
+  hn::StoreU(sums, f32, values);
+  for (int64_t i = 0; column + i < args.w.rows; ++i) {
+    float value = values[i];
+    if (bias != nullptr) value += bias[i];
+    out[i] = add ? value + out[i] : value;
+  }
+}
+
+template <class Format>
+struct MatMulTiles {
+  const MatMulArgs& args;
+  int64_t first_row;
+  int64_t first_pair;
+
+  template <int kRows, int kPairs>
+  void Run(int64_t row, int64_t pair) const {
+    row += first_row;
+    pair += first_pair;
+    Tile<kRows, kPairs> tile;
+    Clear<kRows, kPairs>(tile);
+    const Columns<Format> weights = {static_cast<const typename Format::Element*>(args.w.data),
+                                     kPanelColumns, kPanelColumns * args.w.cols};
+    Accumulate<Format, kRows, kPairs>(static_cast<const float*>(args.x) + row * args.x_stride,
+                                      args.x_stride, weights, pair, args.w.cols, tile);
+    for (int r = 0; r < kRows; ++r) {
+      for (int p = 0; p < kPairs; ++p) {
+        const int64_t column = FirstColumn(pair + p);
+        StoreSums(args, row + r, column, tile[r][p][0]);
+        StoreSums(args, row + r, column + kPanelColumns / 2, tile[r][p][1]);
+      }
+    }
+  }
+};
+
+template <class Format>
+void MatMulPanels(const MatMulArgs& args, const MatMulBlock& block) {
+  RunTiles(MatMulTiles<Format>{args, block.row_begin, block.panel_begin * kPairsPerPanel},
+           block.row_end - block.row_begin, (block.panel_end - block.panel_begin) * kPairsPerPanel);
+}
+
+void MatMulTask(const MatMulArgs& args, const MatMulBlock& block) {
+  switch (args.w.type) {
+    case DType::kF32:
+      return MatMulPanels<F32>(args, block);
+    case DType::kF16:
+      return MatMulPanels<F16>(args, block);
+    case DType::kBF16:
+      return MatMulPanels<PairedBF16>(args, block);
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace everlong::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+#include <algorithm>
+
+namespace everlong::cpu {
+
+HWY_EXPORT(MatMulTask);
+
+namespace {
+
+// Tasks are a few microseconds at least, and few enough for a thread, but not so few that one which
+// is held up delays the rest by much.
+constexpr int64_t kTaskMultiplies = 1 << 15;
+constexpr int64_t kMaxTasksPerThread = 4;
+constexpr int64_t kBlockRows = 256;
+
+int64_t CeilDiv(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+}  // namespace
+
+void MatMul(const MatMulArgs& args, ThreadPool& pool) {
+  if (args.rows == 0) return;
+  const int64_t panels = NumPanels(args.w.rows);
+  const int64_t row_blocks = CeilDiv(args.rows, kBlockRows);
+  const int64_t block_rows = CeilDiv(args.rows, row_blocks);
+  const int64_t multiplies = args.rows * args.w.rows * args.w.cols;
+  const int64_t tasks_per_thread = std::clamp<int64_t>(
+      multiplies / (kTaskMultiplies * pool.num_threads()), 1, kMaxTasksPerThread);
+  const int64_t task_panels = CeilDiv(panels * row_blocks, tasks_per_thread * pool.num_threads());
+  const int64_t panel_blocks = CeilDiv(panels, task_panels);
+  pool.Run(row_blocks * panel_blocks, [&](int64_t task, int) {
+    const int64_t row = task / panel_blocks * block_rows;
+    const int64_t panel = task % panel_blocks * task_panels;
+    HWY_DYNAMIC_DISPATCH(MatMulTask)
+    (args, {.row_begin = row,
+            .row_end = std::min<int64_t>(args.rows, row + block_rows),
+            .panel_begin = panel,
+            .panel_end = std::min(panels, panel + task_panels)});
+  });
+}
+
+}  // namespace everlong::cpu
+#endif

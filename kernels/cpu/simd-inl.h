@@ -1,0 +1,116 @@
+// Vectors of f32, of at most 16 lanes, and what is loaded into them. Included once per target.
+#if defined(EVERLONG_KERNELS_CPU_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef EVERLONG_KERNELS_CPU_SIMD_INL_H_
+#undef EVERLONG_KERNELS_CPU_SIMD_INL_H_
+#else
+#define EVERLONG_KERNELS_CPU_SIMD_INL_H_
+#endif
+
+#include <cstdint>
+
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace everlong::cpu {
+namespace HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+using F32Tag = hn::CappedTag<float, 16>;
+using U32Tag = hn::Rebind<uint32_t, F32Tag>;
+using U16Tag = hn::Rebind<uint16_t, F32Tag>;
+using F16Tag = hn::Rebind<hwy::float16_t, F32Tag>;
+using Vec = hn::Vec<F32Tag>;
+using WordVec = hn::Vec<U32Tag>;
+
+inline constexpr int64_t kLanes = hn::MaxLanes(F32Tag());
+
+// The bf16 in the lower and in the upper halves of words.
+HWY_INLINE Vec LowerBF16(WordVec words) {
+  return hn::BitCast(F32Tag(), hn::ShiftLeft<16>(words));
+}
+HWY_INLINE Vec UpperBF16(WordVec words) {
+  return hn::BitCast(F32Tag(), hn::And(words, hn::Set(U32Tag(), 0xFFFF0000u)));
+}
+
+// Element formats: how kLanes consecutive elements become f32, and how the elements that share the
+// words of a vector do.
+struct F32 {
+  using Element = float;
+  static HWY_INLINE Vec Load(const float* from) { return hn::LoadU(F32Tag(), from); }
+  static HWY_INLINE void Unpack(WordVec words, Vec* out) { *out = hn::BitCast(F32Tag(), words); }
+};
+
+struct BF16 {
+  using Element = uint16_t;
+  static HWY_INLINE Vec Load(const uint16_t* from) {
+    return LowerBF16(hn::PromoteTo(U32Tag(), hn::LoadU(U16Tag(), from)));
+  }
+  static HWY_INLINE void Unpack(WordVec words, Vec* out) {
+    out[0] = LowerBF16(words);
+    out[1] = UpperBF16(words);
+  }
+};
+
+struct F16 {
+  using Element = uint16_t;
+  static HWY_INLINE Vec Widen(hn::Vec<U16Tag> halves) {
+#if HWY_TARGET == HWY_SSSE3
+    // Highway's emulation knows neither infinity nor NaN. As F16ToF32 in dtype.h.
+    const U32Tag u32;
+    const F32Tag f32;
+    const WordVec bits = hn::PromoteTo(u32, halves);
+    const WordVec magnitude = hn::And(bits, hn::Set(u32, 0x7FFFu));
+    const WordVec sign = hn::ShiftLeft<16>(hn::Xor(bits, magnitude));
+    const WordVec placed = hn::ShiftLeft<13>(magnitude);
+    const Vec scaled = hn::Mul(hn::BitCast(f32, placed), hn::Set(f32, 0x1p112f));
+    const Vec special = hn::BitCast(f32, hn::Or(placed, hn::Set(u32, 0x7F800000u)));
+    const auto finite = hn::Lt(hn::BitCast(f32, placed), hn::Set(f32, 0x1p-96f));
+    return hn::Or(hn::IfThenElse(finite, scaled, special), hn::BitCast(f32, sign));
+#else
+    return hn::PromoteTo(F32Tag(), hn::BitCast(F16Tag(), halves));
+#endif
+  }
+  static HWY_INLINE Vec Load(const uint16_t* from) {
+    return Widen(hn::LoadU(U16Tag(), from));
+  }
+  static HWY_INLINE void Unpack(WordVec words, Vec* out) {
+    const WordVec lower = hn::And(words, hn::Set(U32Tag(), 0xFFFFu));
+    out[0] = Widen(hn::TruncateTo(U16Tag(), lower));
+    out[1] = Widen(hn::TruncateTo(U16Tag(), hn::ShiftRight<16>(words)));
+  }
+};
+
+// e^x within 2 units in the last place; 0 below the normal range, infinity above 88.37. Polynomial
+// of Cephes expf.
+HWY_INLINE Vec Exp(Vec x) {
+  const F32Tag f32;
+  const auto below = hn::Lt(x, hn::Set(f32, -87.33f));
+  x = hn::Min(hn::Max(x, hn::Set(f32, -87.33f)), hn::Set(f32, 88.7f));
+  const Vec n = hn::Round(hn::Mul(x, hn::Set(f32, 1.44269504f)));
+  Vec r = hn::NegMulAdd(n, hn::Set(f32, 0.693359375f), x);
+  r = hn::NegMulAdd(n, hn::Set(f32, -2.12194440e-4f), r);
+  Vec p = hn::Set(f32, 1.9875691500e-4f);
+  p = hn::MulAdd(p, r, hn::Set(f32, 1.3981999507e-3f));
+  p = hn::MulAdd(p, r, hn::Set(f32, 8.3334519073e-3f));
+  p = hn::MulAdd(p, r, hn::Set(f32, 4.1665795894e-2f));
+  p = hn::MulAdd(p, r, hn::Set(f32, 1.6666665459e-1f));
+  p = hn::MulAdd(p, r, hn::Set(f32, 5.0000001201e-1f));
+  p = hn::Add(hn::MulAdd(hn::Mul(r, r), p, r), hn::Set(f32, 1.0f));
+  const hn::Rebind<int32_t, F32Tag> i32;
+  const auto exponent = hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(i32, n), hn::Set(i32, 127)));
+  return hn::IfThenZeroElse(below, hn::Mul(p, hn::BitCast(f32, exponent)));
+}
+
+HWY_INLINE float Sum(Vec v) {
+  return hn::GetLane(hn::SumOfLanes(F32Tag(), v));
+}
+HWY_INLINE float Max(Vec v) {
+  return hn::GetLane(hn::MaxOfLanes(F32Tag(), v));
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace everlong::cpu
+HWY_AFTER_NAMESPACE();
+
+#endif

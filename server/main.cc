@@ -76,37 +76,43 @@ bool WaitIdle(const Server& server, const sigset_t& signals, absl::Duration limi
   return true;
 }
 
+int Failed(const absl::Status& status) {
+  spdlog::error("{}", std::string(status.message()));
+  return 1;
+}
+
+// Serves until a signal or a device fault, then drains.
+int ServeOn(Server& server, const sigset_t& signals, absl::Duration drain) {
+  while (server.Healthy() && !Signalled(signals, kPoll)) {
+  }
+  server.Drain();
+  if (server.Healthy()) {
+    spdlog::info("draining for at most {}", absl::FormatDuration(drain));
+    if (!WaitIdle(server, signals, drain)) return 1;
+  }
+  server.Stop();
+  if (!server.Healthy()) {
+    spdlog::critical("the device has failed; exiting for a restart");
+    return 1;
+  }
+  spdlog::info("stopped");
+  return 0;
+}
+
 int Run(const ServerOptions& options) {
   const sigset_t signals = BlockSignals();
   // A file left by an earlier process must not be taken for this one's.
   if (!options.ready_file.empty()) unlink(options.ready_file.c_str());
-  auto server = Server::Listen(options);
-  if (!server.ok()) {
-    spdlog::error("{}", std::string(server.status().message()));
-    return 1;
-  }
+  const auto server = Server::Listen(options);
+  if (!server.ok()) return Failed(server.status());
   auto loading =
       std::async(std::launch::async, LoadAndServe, std::cref(options), std::ref(**server));
   while (loading.wait_for(std::chrono::seconds(0)) != std::future_status::ready) {
     if (Signalled(signals, kPoll)) _exit(0);  // nothing runs yet
   }
-  if (const absl::Status status = loading.get(); !status.ok()) {
-    spdlog::error("{}", std::string(status.message()));
-    return 1;
-  }
-  while ((*server)->Healthy() && !Signalled(signals, kPoll)) {
-  }
-  const bool healthy = (*server)->Healthy();
-  (*server)->Drain();
-  if (healthy) {
-    spdlog::info("draining for at most {}", absl::FormatDuration(options.drain));
-    if (!WaitIdle(**server, signals, options.drain)) _exit(1);
-  } else {
-    spdlog::critical("the device has failed; exiting for a restart");
-  }
-  (*server)->Stop();
-  spdlog::info("stopped");
-  return healthy ? 0 : 1;
+  const absl::Status status = loading.get();
+  // Without destructors: the metrics' threads would hold the process up for two seconds.
+  _exit(status.ok() ? ServeOn(**server, signals, options.drain) : Failed(status));
 }
 
 int Main(int argc, char** argv) {

@@ -1,6 +1,7 @@
 #include "server/server.h"
 
 #include <google/protobuf/stubs/logging.h>
+#include <grpc/support/log.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
@@ -13,7 +14,6 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
-#include <future>
 #include <mutex>
 
 #include "absl/time/clock.h"
@@ -61,7 +61,7 @@ class Scrape final : public prometheus::Collectable {
 class NetworkServer final : public Server {
  public:
   NetworkServer() : scrape_(std::make_shared<Scrape>(&service_.counts())) {}
-  ~NetworkServer() override { Stop(); }
+  ~NetworkServer() override { Stop(); }  // the metrics' threads take up to two seconds to end
 
   absl::Status ListenGrpc(const ServerOptions& options);
   absl::Status ListenMetrics(const ServerOptions& options);
@@ -87,8 +87,10 @@ class NetworkServer final : public Server {
 };
 
 absl::Status NetworkServer::ListenGrpc(const ServerOptions& options) {
-  // It would write a line for every malformed request.
-  google::protobuf::SetLogHandler(nullptr);
+  // What goes wrong comes back as a status; their own lines are for debugging.
+  google::protobuf::SetLogHandler([](google::protobuf::LogLevel, const char*, int,
+                                     const std::string& line) { spdlog::debug("{}", line); });
+  gpr_set_log_function([](gpr_log_func_args* line) { spdlog::debug("{}", line->message); });
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
@@ -146,8 +148,6 @@ void NetworkServer::Drain() {
 
 void NetworkServer::Stop() {
   if (grpc_ == nullptr) return;
-  // Its threads look up every two seconds only.
-  const auto closing = std::async(std::launch::async, [this] { exposer_.reset(); });
   SetHealth(false);
   if (served_.engine != nullptr) served_.engine->Stop();
   const absl::Time deadline = absl::Now() + kLastWords;

@@ -18,7 +18,7 @@ class Server {
  public:
   // Binds both addresses. Until Serve, health is NOT_SERVING and requests get UNAVAILABLE.
   static absl::StatusOr<std::unique_ptr<Server>> Listen(const ServerOptions& options);
-  virtual ~Server() = default;  // as Stop
+  virtual ~Server() = default;  // as Stop, and closes the metrics' address
 
   // host:port, with the port that was bound.
   virtual const std::string& grpc_address() const = 0;
@@ -35,7 +35,7 @@ class Server {
   // False after a device fault: every request got INTERNAL and the process should exit.
   virtual bool Healthy() const = 0;
 
-  // Ends running requests with UNAVAILABLE and closes all connections. Idempotent.
+  // Ends running requests with UNAVAILABLE and closes all gRPC connections. Idempotent.
   virtual void Stop() = 0;
 };
 

@@ -48,24 +48,27 @@ void AddRangeOption(CLI::App& command, const char* name, LengthRange& range,
 
 class BenchProgress {
  public:
-  explicit BenchProgress(Console& console) : line_(console) {}
+  // `num_requests` is 0 where their number is open.
+  BenchProgress(Console& console, int64_t num_requests)
+      : line_(console), of_all_(num_requests > 0 ? fmt::format(" of {}", num_requests) : "") {}
 
   void operator()(int64_t ended, int64_t in_flight) {
     constexpr std::chrono::milliseconds kInterval(200);
     const auto now = std::chrono::steady_clock::now();
     if (now - shown_ < kInterval) return;
     shown_ = now;
-    line_.Show(fmt::format("{} requests ended, {} in flight", ended, in_flight));
+    line_.Show(fmt::format("{}{} requests ended, {} in flight", ended, of_all_, in_flight));
   }
 
  private:
   StatusLine line_;
+  const std::string of_all_;
   std::chrono::steady_clock::time_point shown_{};
 };
 
 std::vector<CallRecord> WarmUpAndRun(Connection& connection, const BenchOptions& options,
                                      const std::atomic<bool>& stop, Console& console) {
-  BenchProgress progress(console);
+  BenchProgress progress(console, options.plan.num_requests);
   if (options.num_warmups > 0) {
     LoadPlan warmup = options.plan;
     warmup.num_requests = options.num_warmups;

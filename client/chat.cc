@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <atomic>
 #include <istream>
 #include <memory>
 #include <ostream>
@@ -41,6 +42,8 @@ class Conversation {
 
   int Run() {
     if (absl::Status status = Greet(); !status.ok()) return Finish(console_, status);
+    std::optional<Interrupts::Watch> watch;
+    if (interactive_) watch.emplace(console_.interrupts, [this] { Hint(); });
     for (std::string line; ReadLine(line);) {
       const int code = line.starts_with('/') ? Obey(line) : Answer(line);
       if (quit_ || !console_.out.good()) return code;
@@ -62,18 +65,19 @@ class Conversation {
     return absl::OkStatus();
   }
 
+  // Where Ctrl-C interrupts no answer. At the prompt the terminal has dropped what was typed.
+  void Hint() {
+    if (at_prompt_) console_.err << "\n/quit or Ctrl-D ends\n" << kPrompt << std::flush;
+  }
+
   // The next line that is not empty; false at the end of the input.
   bool ReadLine(std::string& line) {
     do {
+      at_prompt_ = true;
       if (interactive_) console_.err << kPrompt << std::flush;
-      std::optional<Interrupts::Watch> watch;
-      if (interactive_) {
-        // The terminal has dropped what was typed.
-        watch.emplace(console_.interrupts, [this] {
-          console_.err << "\n/quit or Ctrl-D ends\n" << kPrompt << std::flush;
-        });
-      }
-      if (!std::getline(console_.in, line)) {
+      const bool read = static_cast<bool>(std::getline(console_.in, line));
+      at_prompt_ = false;
+      if (!read) {
         if (interactive_) console_.err << std::endl;
         return false;
       }
@@ -136,6 +140,7 @@ class Conversation {
   Console& console_;
   Connection connection_;
   const bool interactive_;
+  std::atomic<bool> at_prompt_ = false;
   bool quit_ = false;
 };
 

@@ -16,12 +16,12 @@ bool Interrupts::Raise() {
 Interrupts::Watch::Watch(Interrupts& interrupts, std::function<void()> handler)
     : interrupts_(interrupts) {
   std::lock_guard lock(interrupts_.mutex_);
-  interrupts_.handler_ = std::move(handler);
+  previous_ = std::exchange(interrupts_.handler_, std::move(handler));
 }
 
 Interrupts::Watch::~Watch() {
   std::lock_guard lock(interrupts_.mutex_);
-  interrupts_.handler_ = nullptr;
+  interrupts_.handler_ = std::move(previous_);
 }
 
 int FailUsage(Console& console, const absl::Status& status) {

@@ -19,14 +19,14 @@ enum ExitCode {
   kExitInterrupted = 130,  // the program is to end as by SIGINT
 };
 
-// Ctrl-C as an event. At most one handler watches at a time.
+// Ctrl-C as an event.
 class Interrupts {
  public:
   // Runs the handler on the calling thread. False where nobody watches: the process should end.
   bool Raise();
 
-  // Watches from construction to destruction, which waits for a handler that is running. The
-  // handler must not block.
+  // Watches from construction to destruction, in place of the watch that was there before. Waits
+  // for a handler that is running; the handler must not block.
   class Watch {
    public:
     Watch(Interrupts& interrupts, std::function<void()> handler);
@@ -36,6 +36,7 @@ class Interrupts {
 
    private:
     Interrupts& interrupts_;
+    std::function<void()> previous_;
   };
 
  private:

@@ -31,19 +31,18 @@ class Load {
     calls_.CancelAll();
   }
 
-  // Starts what is due, then waits for something to happen. True where a request ended.
-  bool Advance() {
+  // Starts what is due, then waits a little for something to happen.
+  void Advance() {
     while (CanStart() && Now() >= next_arrival_) Start();
     const auto stop_check = Clock::now() + kStopInterval;
     const auto deadline = CanStart() ? std::min(stop_check, TimeOf(next_arrival_)) : stop_check;
     std::optional<GenerateCalls::Arrival> arrival = calls_.Next(deadline);
-    if (!arrival) return false;
+    if (!arrival) return;
     if (arrival->end) {
       End(arrival->id, *arrival->end);
-      return true;
+    } else if (arrival->event.has_output()) {
+      CountTokens(running_.at(arrival->id), arrival->event.output());
     }
-    if (arrival->event.has_output()) CountTokens(running_.at(arrival->id), arrival->event.output());
-    return false;
   }
 
   int64_t in_flight() const { return static_cast<int64_t>(running_.size()); }
@@ -146,7 +145,8 @@ std::vector<CallRecord> RunLoad(Connection& connection, const LoadPlan& plan,
   Load load(connection, plan);
   for (bool stopped = false; !load.Done();) {
     if (stop && !std::exchange(stopped, true)) load.Stop();
-    if (load.Advance()) progress(static_cast<int64_t>(load.records().size()), load.in_flight());
+    load.Advance();
+    progress(static_cast<int64_t>(load.records().size()), load.in_flight());
   }
   return std::move(load.records());
 }

@@ -51,7 +51,7 @@ struct CallRecord {
   absl::Status status;
 };
 
-// Called each time a request ends.
+// Called at least every 50 ms; must be cheap.
 using LoadProgress = std::function<void(int64_t ended, int64_t in_flight)>;
 
 // Runs the plan on the calling thread until no request is in flight. Once `stop` is set, by another

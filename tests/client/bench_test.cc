@@ -129,13 +129,19 @@ TEST(LoadRequestTest, KeepsToTheRangesAndUsesAllOfThem) {
   EXPECT_THAT(outputs, ::testing::ElementsAre(2, 3, 4));
 }
 
-// Writes max_output_tokens tokens, the first two in one event, and counts calls in flight.
+// Writes max_output_tokens tokens, the first two in one event, and counts calls in flight. Calls
+// wait, ten seconds at most, until `meeting` of them have been in flight at once.
 class TokenScript {
  public:
+  explicit TokenScript(int meeting = 1) : meeting_(meeting) {}
+
   Ending operator()(const v1::GenerateRequest& request, EventWriter& writer) {
     const int running = ++running_;
     for (int most = most_running_; running > most;)
       most_running_.compare_exchange_weak(most, running);
+    for (int i = 0; i < 10'000 && most_running_ < meeting_; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
     writer.Write(Event("accepted {}"));
     writer.Write(Event("output { token_ids: [1, 2] }"));
     for (int64_t i = 2; i < request.stopping().max_output_tokens(); ++i) {
@@ -151,6 +157,7 @@ class TokenScript {
   int most_running() const { return most_running_; }
 
  private:
+  const int meeting_;
   std::atomic<int> running_ = 0;
   std::atomic<int> most_running_ = 0;
 };
@@ -167,7 +174,7 @@ class LoadTest : public ::testing::Test {
 };
 
 TEST_F(LoadTest, KeepsConcurrencyAndCountsTokens) {
-  TokenScript tokens;
+  TokenScript tokens(/*meeting=*/2);
   server_.script = std::ref(tokens);
   const LoadPlan plan = SmallPlan();
   const std::vector<CallRecord> records = Run(plan);
@@ -307,6 +314,13 @@ TEST_F(BenchCommandTest, PrintsATable) {
     EXPECT_EQ(request.token_ids().ids_size(), 8);
     EXPECT_EQ(request.stopping().max_output_tokens(), 3);
   }
+}
+
+TEST_F(BenchCommandTest, ProgressShowsOnATerminalAndIsGoneAtTheEnd) {
+  server_.script = std::ref(tokens_);
+  const Outcome outcome = Bench({"--requests", "3", "--output-tokens", "4"}, {.err = true});
+  EXPECT_THAT(outcome.err, HasSubstr("\r\033[K0 of 3 requests ended, 1 in flight"));
+  EXPECT_THAT(outcome.err, ::testing::EndsWith("\r\033[K"));
 }
 
 TEST_F(BenchCommandTest, JsonIsOneLine) {

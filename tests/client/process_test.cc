@@ -8,6 +8,7 @@
 
 #include <array>
 #include <csignal>
+#include <cstdlib>
 
 #include "tests/client/fake_server.h"
 
@@ -17,28 +18,23 @@ namespace everlong {
 namespace {
 
 using ::testing::EndsWith;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
 
 class Process {
  public:
-  explicit Process(std::vector<std::string> args) {
+  // On a terminal all three standard streams are that; else input and output are pipes.
+  explicit Process(std::vector<std::string> args, bool on_terminal = false) {
     args.insert(args.begin(), EVERLONG_BINARY);
     std::vector<char*> argv;
     for (std::string& arg : args) argv.push_back(arg.data());
     argv.push_back(nullptr);
-    std::array<int, 2> in{};
-    std::array<int, 2> out{};
-    EXPECT_EQ(pipe2(in.data(), O_CLOEXEC), 0);
-    EXPECT_EQ(pipe2(out.data(), O_CLOEXEC), 0);
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_adddup2(&actions, in[0], STDIN_FILENO);
-    posix_spawn_file_actions_adddup2(&actions, out[1], STDOUT_FILENO);
+    on_terminal ? OpenTerminal(actions) : OpenPipes(actions);
     EXPECT_EQ(posix_spawn(&pid_, EVERLONG_BINARY, &actions, nullptr, argv.data(), environ), 0);
     posix_spawn_file_actions_destroy(&actions);
-    close(in[0]);
-    close(out[1]);
-    in_ = in[1];
-    out_ = out[0];
+    for (int& descriptor : childs_) Close(descriptor);
   }
 
   ~Process() {
@@ -69,12 +65,38 @@ class Process {
   }
 
  private:
+  void OpenPipes(posix_spawn_file_actions_t& actions) {
+    std::array<int, 2> in{};
+    std::array<int, 2> out{};
+    EXPECT_EQ(pipe2(in.data(), O_CLOEXEC), 0);
+    EXPECT_EQ(pipe2(out.data(), O_CLOEXEC), 0);
+    posix_spawn_file_actions_adddup2(&actions, in[0], STDIN_FILENO);
+    posix_spawn_file_actions_adddup2(&actions, out[1], STDOUT_FILENO);
+    childs_ = {in[0], out[1]};
+    in_ = in[1];
+    out_ = out[0];
+  }
+
+  void OpenTerminal(posix_spawn_file_actions_t& actions) {
+    out_ = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+    in_ = fcntl(out_, F_DUPFD_CLOEXEC, 0);
+    EXPECT_TRUE(grantpt(out_) == 0 && unlockpt(out_) == 0);
+    std::array<char, 64> name{};
+    EXPECT_EQ(ptsname_r(out_, name.data(), name.size()), 0);
+    const int terminal = open(name.data(), O_RDWR | O_NOCTTY | O_CLOEXEC);
+    for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+      posix_spawn_file_actions_adddup2(&actions, terminal, stream);
+    }
+    childs_ = {terminal, -1};
+  }
+
   static void Close(int& descriptor) {
     if (descriptor >= 0) close(descriptor);
     descriptor = -1;
   }
 
   pid_t pid_ = 0;
+  std::array<int, 2> childs_ = {-1, -1};
   int in_ = -1;
   int out_ = -1;
 };
@@ -125,6 +147,21 @@ TEST(ProcessTest, CtrlCBetweenAnswersEndsAPipedChat) {
   process.Interrupt();
   const int status = process.Wait();
   EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGINT) << status;
+}
+
+TEST(ProcessTest, CtrlCAtTheChatsPromptTellsHowToEnd) {
+  FakeServer server;
+  server.script = EndlessAtFirst(1);
+  const Process process({"chat", "--server", server.address()}, /*on_terminal=*/true);
+  EXPECT_THAT(process.ReadUntil("> "), StartsWith("bytes: /help lists the commands"));
+  process.Interrupt();
+  EXPECT_THAT(process.ReadUntil("> "), HasSubstr("/quit or Ctrl-D ends"));
+  process.Send("one\n");
+  EXPECT_THAT(process.ReadUntil("begun."), EndsWith("begun."));
+  process.Interrupt();
+  EXPECT_THAT(process.ReadUntil("> "), HasSubstr("(interrupted)"));
+  process.Send("/quit\n");
+  EXPECT_EQ(process.Wait(), 0);
 }
 
 TEST(ProcessTest, AReaderThatGoesAwayEndsTheCall) {

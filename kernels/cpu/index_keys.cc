@@ -1,0 +1,87 @@
+#include "kernels/cpu/index_keys.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "kernels/cpu/kv_address.h"
+#include "kernels/cpu/select_scores.h"
+#include "kernels/dtype.h"
+#include "kernels/reference/step.h"
+
+namespace everlong::cpu {
+namespace {
+
+// Rounds values to f16 where they will be kept, and gives back what is kept.
+float KeepAsF16(float value, std::byte* to) {
+  const uint16_t bits = F32ToF16(value);
+  std::memcpy(to, &bits, sizeof(bits));
+  return F16ToF32(bits);
+}
+
+// As in reference/index.cc.
+float LevelDistance(const float* x, int64_t size, int32_t bits) {
+  float largest = 0.0f;
+  double absolute = 0.0;
+  double squares = 0.0;
+  for (int64_t i = 0; i < size; ++i) {
+    largest = std::max(largest, std::abs(x[i]));
+    absolute += std::abs(x[i]);
+    squares += double{x[i]} * x[i];
+  }
+  const auto n = static_cast<double>(size);
+  if (bits == 4) return largest / 7.5f;
+  return static_cast<float>(bits == 2 ? std::sqrt(squares / n) : 2.0 * absolute / n);
+}
+
+void EncodeHead(const IndexKeysArgs& args, int64_t page, int64_t head) {
+  const KvCache& cache = args.cache;
+  const KeyIndex& index = args.index;
+  const int64_t dim = cache.head_dim;
+  thread_local std::vector<float> keys;
+  thread_local std::vector<double> sums;
+  keys.resize(kPageTokens * dim);
+  sums.assign(dim, 0.0);
+  for (int64_t t = 0; t < kPageTokens; ++t) {
+    float* key = keys.data() + t * dim;
+    LoadKey(KeyAddress(cache, args.layer, page, head, t), cache.type, dim, nullptr, nullptr, key);
+    for (int64_t i = 0; i < dim; ++i) sums[i] += key[i];
+  }
+  const reference::IndexHeadView view = reference::IndexHeadAt(index, args.layer, page, head);
+  std::memset(view.codes, 0, index.CodeBytes());
+  for (int64_t i = 0; i < dim; ++i) {
+    const float mean = KeepAsF16(static_cast<float>(sums[i] / kPageTokens), view.mean + 2 * i);
+    for (int64_t t = 0; t < kPageTokens; ++t) keys[t * dim + i] -= mean;
+  }
+  const float top = static_cast<float>((1 << index.bits) - 1);
+  const int64_t group_bytes = index.GroupBytes();
+  auto* codes = reinterpret_cast<uint8_t*>(view.codes);
+  for (int64_t t = 0; t < kPageTokens; ++t) {
+    const float* key = keys.data() + t * dim;
+    const float distance = KeepAsF16(LevelDistance(key, dim, index.bits), view.scales + 2 * t);
+    if (distance == 0.0f) continue;
+    for (int64_t i = 0; i < dim; ++i) {
+      const float level = std::clamp(std::nearbyint(key[i] / distance + top / 2), 0.0f, top);
+      const int64_t code = 4 * t + i % 4;
+      codes[i / 4 * group_bytes + code % group_bytes] |=
+          static_cast<uint8_t>(static_cast<unsigned>(level) << (code / group_bytes * index.bits));
+    }
+  }
+}
+
+}  // namespace
+
+void IndexKeys(const IndexKeysArgs& args, const Step& step, ThreadPool& pool) {
+  const int64_t heads = args.index.kv_heads;
+  for (const StepSequence& sequence : step.sequences()) {
+    const int64_t first = sequence.context / kPageTokens;
+    const int64_t end = (sequence.context + sequence.num_tokens) / kPageTokens;
+    if (end == first) continue;
+    pool.Run((end - first) * heads, [&](int64_t task, int) {
+      EncodeHead(args, sequence.pages[first + task / heads], task % heads);
+    });
+  }
+}
+
+}  // namespace everlong::cpu

@@ -1,0 +1,468 @@
+#include "kernels/cpu/select.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "kernels/check.h"
+#include "kernels/cpu/kv_address.h"
+#include "kernels/reference/step.h"
+
+namespace everlong::cpu {
+namespace {
+
+constexpr float kNone = -std::numeric_limits<float>::infinity();
+constexpr int64_t kPooledRows = 4;
+// Pages that one task scans: enough to outlast its start.
+constexpr int64_t kScanPages = 32;
+// Keys that are gathered, then scored together; they stay in the first cache.
+constexpr int64_t kGatheredKeys = 48;
+
+// Cosines and sines of one position, computed in double.
+struct Turn {
+  std::vector<float> cos, sin;
+
+  void Set(const Rope& rope, int64_t head_dim, int64_t position) {
+    cos.resize(head_dim / 2);
+    sin.resize(head_dim / 2);
+    for (int64_t i = 0; i < head_dim / 2; ++i) {
+      const double angle = static_cast<double>(position) * rope.inv_freq[i];
+      cos[i] = static_cast<float>(std::cos(angle) * rope.scale);
+      sin[i] = static_cast<float>(std::sin(angle) * rope.scale);
+    }
+  }
+};
+
+// out[d * width + row] is dimension d of the turned row.
+void AppendColumn(const float* row, const Turn* turn, int64_t head_dim, int64_t width,
+                  int64_t column, float* out) {
+  const int64_t half = head_dim / 2;
+  for (int64_t i = 0; i < half; ++i) {
+    const float a = row[i];
+    const float b = row[half + i];
+    const float c = turn == nullptr ? 1.0f : turn->cos[i];
+    const float s = turn == nullptr ? 0.0f : turn->sin[i];
+    out[i * width + column] = a * c - b * s;
+    out[(half + i) * width + column] = b * c + a * s;
+  }
+}
+
+int64_t ColumnWidth(int64_t num_rows) {
+  return (num_rows + kRowUnit - 1) / kRowUnit * kRowUnit;
+}
+
+// Rows of one KV head's group; pooled ones are means over aligned positions.
+void LoadRows(const SelectArgs& args, const Choice& choice, int64_t head, bool pool,
+              std::vector<float>& rows, std::vector<int64_t>& positions) {
+  const int64_t dim = args.cache.head_dim;
+  const int64_t group = args.q_heads / args.cache.kv_heads;
+  const QueryBlock& block = *choice.block;
+  rows.clear();
+  positions.clear();
+  for (int64_t h = head * group; h < (head + 1) * group; ++h) {
+    for (int64_t row = block.first_row; row < block.first_row + block.num_rows;) {
+      const int64_t position = choice.sequence->position(row);
+      const int64_t wanted = pool ? kPooledRows - position % kPooledRows : 1;
+      const int64_t end = std::min<int64_t>(row + wanted, block.first_row + block.num_rows);
+      const auto count = static_cast<float>(end - row);
+      const size_t at = rows.size();
+      rows.resize(at + dim);
+      for (; row < end; ++row) {
+        const float* q = static_cast<const float*>(args.q) + row * args.q_stride + h * dim;
+        for (int64_t i = 0; i < dim; ++i) rows[at + i] += q[i] / count;
+      }
+      positions.push_back(position);
+    }
+  }
+}
+
+// Indices of the `count` largest scores, ascending; of equal ones the first.
+void Best(std::span<const float> scores, int64_t count, std::vector<uint64_t>& order,
+          std::vector<int32_t>& best) {
+  const auto size = static_cast<int64_t>(scores.size());
+  best.resize(std::min(count, size));
+  if (count >= size) {
+    std::iota(best.begin(), best.end(), 0);
+    return;
+  }
+  order.resize(size);
+  for (int64_t i = 0; i < size; ++i) {
+    const auto bits = std::bit_cast<uint32_t>(scores[i] + 0.0f);  // -0 becomes 0
+    const uint32_t ordered = (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
+    order[i] = uint64_t{ordered} << 32 | (0xFFFFFFFFu - static_cast<uint32_t>(i));
+  }
+  std::nth_element(order.begin(), order.begin() + count, order.end(), std::greater<>());
+  for (int64_t i = 0; i < count; ++i) {
+    best[i] = static_cast<int32_t>(0xFFFFFFFFu - static_cast<uint32_t>(order[i]));
+  }
+  std::sort(best.begin(), best.end());
+}
+
+// The best scores of windows of 2 * reach + 1 neighbours.
+void Dilate(std::span<const float> scores, int64_t reach, std::vector<float>& dilated) {
+  const auto size = static_cast<int64_t>(scores.size());
+  dilated.assign(scores.begin(), scores.end());
+  for (int64_t d = 1; d <= reach; ++d) {
+    for (int64_t i = 0; i + d < size; ++i) {
+      dilated[i] = std::max(dilated[i], scores[i + d]);
+      dilated[i + d] = std::max(dilated[i + d], scores[i]);
+    }
+  }
+}
+
+void Gather(const SelectArgs& args, const Choice& choice, int64_t head, int64_t position,
+            const Turn* turn, float* key) {
+  const int64_t page = choice.sequence->pages[position / kPageTokens];
+  LoadKey(KeyAddress(args.cache, args.layer, page, head, position % kPageTokens), args.cache.type,
+          args.cache.head_dim, turn == nullptr ? nullptr : turn->cos.data(),
+          turn == nullptr ? nullptr : turn->sin.data(), key);
+}
+
+}  // namespace
+
+// Greedy probing in stages, for one choice (arXiv 2502.08910, algorithm 1).
+class Select::Probing {
+ public:
+  Probing(const SelectArgs& args, const Choice& choice, Workspace& w)
+      : args_(args), choice_(choice), w_(w), dim_(args.cache.head_dim) {}
+
+  // Scores of the candidate blocks `w.kept` by their stored keys, into w.sums.
+  void ScoreBlocks() {
+    LoadColumns(false, ProbePositions::kRelative, 0);
+    w_.chunks.assign(w_.kept.begin(), w_.kept.end());
+    ScoreRanges(kBlockTokens);
+  }
+
+  // Runs one stage over w.chunks; leaves the chunks that stay in w.kept.
+  void RunStage(const HipStage& stage) {
+    if (stage.every_key) {
+      LoadColumns(stage.pool_rows, ProbePositions::kRelative, 0);
+      ScoreRanges(stage.chunk_tokens);
+    } else {
+      LoadColumns(stage.pool_rows, choice_.params->probes, 1);
+      Descend(stage.chunk_tokens);
+    }
+    Best(w_.sums, stage.keep_chunks, w_.order, w_.kept);
+    for (int32_t& i : w_.kept) i = w_.chunks[i];
+  }
+
+ private:
+  // Columns of the rows of every head, as probes see them: left ones `further` away.
+  void LoadColumns(bool pool, ProbePositions probes, int64_t further) {
+    probes_ = probes;
+    w_.near.clear();
+    w_.far.clear();
+    for (int64_t head = choice_.first_head; head < choice_.end_head; ++head) {
+      LoadRows(args_, choice_, head, pool, w_.rows, w_.positions);
+      const auto num_rows = static_cast<int64_t>(w_.positions.size());
+      width_ = ColumnWidth(num_rows);
+      const size_t at = w_.near.size();
+      w_.near.resize(at + dim_ * width_);
+      w_.far.resize(at + dim_ * width_);
+      for (int64_t column = 0; column < width_; ++column) {
+        const int64_t row = std::min(column, num_rows - 1);
+        const float* q = w_.rows.data() + row * dim_;
+        AppendColumn(q, TurnFor(further, row), dim_, width_, column, w_.near.data() + at);
+        AppendColumn(q, TurnFor(0, row), dim_, width_, column, w_.far.data() + at);
+      }
+    }
+  }
+
+  // Null where nothing turns.
+  const Turn* TurnFor(int64_t further, int64_t row) {
+    if (!args_.rotate || probes_ == ProbePositions::kNone) return nullptr;
+    int64_t distance = choice_.params->distance + further;
+    if (probes_ == ProbePositions::kChunk) {
+      const auto num_chunks = static_cast<int64_t>(w_.chunks.size());
+      distance = std::min(w_.positions[row], num_chunks + choice_.params->distance);
+    }
+    if (turn_at_ != distance) turn_.Set(args_.rope, dim_, distance);
+    turn_at_ = distance;
+    return &turn_;
+  }
+
+  RowColumns Columns(const std::vector<float>& columns, int64_t head) const {
+    return {.data = columns.data() + (head - choice_.first_head) * dim_ * width_,
+            .head_dim = dim_,
+            .width = width_};
+  }
+
+  // w.sums[i] = best score of the keys of chunk i.
+  void ScoreRanges(int64_t length) {
+    w_.sums.assign(w_.chunks.size(), kNone);
+    w_.keys.resize(length * dim_);
+    w_.scores.resize(length);
+    for (size_t i = 0; i < w_.chunks.size(); ++i) {
+      const int64_t begin = int64_t{w_.chunks[i]} * kBlockTokens;
+      const int64_t end = std::min(begin + length, choice_.block->window_begin);
+      for (int64_t head = choice_.first_head; head < choice_.end_head; ++head) {
+        for (int64_t p = begin; p < end; ++p) {
+          Gather(args_, choice_, head, p, nullptr, w_.keys.data() + (p - begin) * dim_);
+        }
+        ScoreKeys(Columns(w_.far, head), w_.keys.data(), end - begin, w_.scores.data());
+        for (int64_t j = 0; j < end - begin; ++j) w_.sums[i] = std::max(w_.sums[i], w_.scores[j]);
+      }
+    }
+  }
+
+  // Greedy halving of every chunk at once; w.sums[i] is chunk i's score.
+  void Descend(int64_t length) {
+    const size_t n = w_.chunks.size();
+    w_.lows.resize(n);
+    for (size_t i = 0; i < n; ++i) w_.lows[i] = int64_t{w_.chunks[i]} * kBlockTokens;
+    w_.sums.assign(n, kNone);
+    for (int64_t width = length; width >= 2; width /= 2) {
+      const int64_t half = width / 2;
+      Probe(half / 2, w_.near, w_.left);
+      Probe(half + half / 2, w_.far, w_.right);
+      for (size_t i = 0; i < n; ++i) {
+        if (w_.right[i] >= w_.left[i]) w_.lows[i] += half;
+        const float probe = std::max(w_.left[i], w_.right[i]);
+        w_.sums[i] = choice_.params->last_probe ? probe : std::max(w_.sums[i], probe);
+      }
+    }
+  }
+
+  // scores[i] = score of the key at lows[i] + offset.
+  void Probe(int64_t offset, const std::vector<float>& columns, std::vector<float>& scores) {
+    const auto n = static_cast<int64_t>(w_.chunks.size());
+    scores.assign(n, kNone);
+    w_.keys.resize(kGatheredKeys * dim_);
+    float gathered[kGatheredKeys];
+    for (int64_t first = 0; first < n; first += kGatheredKeys) {
+      const int64_t count = std::min(kGatheredKeys, n - first);
+      for (int64_t head = choice_.first_head; head < choice_.end_head; ++head) {
+        for (int64_t i = first; i < first + count; ++i) {
+          const int64_t position = std::min(w_.lows[i] + offset, choice_.block->window_begin - 1);
+          Gather(args_, choice_, head, position, KeyTurn(i), w_.keys.data() + (i - first) * dim_);
+        }
+        ScoreKeys(Columns(columns, head), w_.keys.data(), count, gathered);
+        for (int64_t i = 0; i < count; ++i) {
+          if (w_.lows[first + i] + offset >= choice_.block->window_begin) continue;
+          scores[first + i] = std::max(scores[first + i], gathered[i]);
+        }
+      }
+    }
+  }
+
+  // A chunk's key stands at its number, so seen from the query it is turned by that.
+  const Turn* KeyTurn(int64_t number) {
+    if (probes_ != ProbePositions::kChunk || !args_.rotate) return nullptr;
+    key_turn_.Set(args_.rope, dim_, number);
+    return &key_turn_;
+  }
+
+  const SelectArgs& args_;
+  const Choice& choice_;
+  Workspace& w_;
+  int64_t dim_;
+  int64_t width_ = 0;
+  ProbePositions probes_ = ProbePositions::kNone;
+  Turn turn_;
+  int64_t turn_at_ = std::numeric_limits<int64_t>::min();
+  Turn key_turn_;
+};
+
+void Select::Run(const SelectArgs& args, const Step& step, ThreadPool& pool) {
+  workspaces_.resize(pool.num_threads());
+  PlanChoices(args, step);
+  pool.Run(static_cast<int64_t>(probed_.size()), [&](int64_t i, int thread) {
+    const Choice& choice = probed_[i];
+    Workspace& w = workspaces_[thread];
+    const SelectParams& params = *choice.params;
+    Probing probing(args, choice, w);
+    for (int32_t s = choice.block->first_stage; s < params.num_stages; ++s) {
+      Chunks(args, choice, s, w);
+      probing.RunStage(params.stages[s]);
+      if (s + 1 < params.num_stages) Store(args, choice, s, w.kept);
+    }
+    Cut(w.kept, params.stages[params.num_stages - 1].chunk_tokens / kBlockTokens, 1,
+        choice.end_block(), w.chunks);
+    Store(args, choice, kFinalList, w.chunks);
+  });
+  Scan(args, pool);
+}
+
+// Blocks whose lists stay are left out; those that take all candidates are done at once.
+void Select::PlanChoices(const SelectArgs& args, const Step& step) {
+  probed_.clear();
+  scanned_.clear();
+  int64_t num_scores = 0;
+  const StepPlan& plan = step.plan(args.plan);
+  for (const QueryBlock& block : plan.blocks) {
+    if (block.slot < 0) continue;
+    const SelectParams& params = plan.selects[block.select];
+    const bool probes = params.selector == Selector::kHip;
+    if (block.first_stage >= (probes ? params.num_stages : 1)) continue;
+    const int64_t heads = args.cache.kv_heads;
+    for (int64_t head = 0; head < (params.all_heads ? 1 : heads); ++head) {
+      Choice choice = {.block = &block,
+                       .params = &params,
+                       .sequence = &step.sequences()[block.sequence],
+                       .first_head = head,
+                       .end_head = params.all_heads ? heads : head + 1};
+      if (choice.num_candidates() <= params.keep_blocks) {
+        std::vector<int32_t>& all = workspaces_[0].kept;
+        all.resize(choice.num_candidates());
+        std::iota(all.begin(), all.end(), static_cast<int32_t>(choice.first_block()));
+        Store(args, choice, kFinalList, all);
+      } else if (probes) {
+        probed_.push_back(choice);
+      } else {
+        choice.first_score = num_scores;
+        num_scores += choice.num_candidates();
+        scanned_.push_back(choice);
+      }
+    }
+  }
+  if (static_cast<int64_t>(scores_.size()) < num_scores)
+    scores_.resize(num_scores + num_scores / 2);
+}
+
+// Each chunk of `from` blocks as chunks of `to` blocks, without those past the candidates.
+void Select::Cut(std::span<const int32_t> chunks, int64_t from, int64_t to, int64_t end,
+                 std::vector<int32_t>& pieces) {
+  pieces.clear();
+  for (const int32_t chunk : chunks) {
+    for (int64_t b = chunk; b < std::min(chunk + from, end); b += to) {
+      pieces.push_back(static_cast<int32_t>(b));
+    }
+  }
+}
+
+// What stage `s` chooses from, into w.chunks.
+void Select::Chunks(const SelectArgs& args, const Choice& choice, int32_t s, Workspace& w) {
+  const SelectParams& params = *choice.params;
+  const int64_t length = params.stages[s].chunk_tokens / kBlockTokens;
+  if (s == 0) {
+    const auto first = static_cast<int32_t>(choice.first_block());
+    Cut({&first, 1}, choice.num_candidates(), length, choice.end_block(), w.chunks);
+    return;
+  }
+  const Selection& selection = args.selection;
+  const int64_t list = selection.List(args.layer, choice.block->slot, choice.first_head, s - 1);
+  const std::span<const int32_t> kept(selection.blocks + list * selection.capacity,
+                                      static_cast<size_t>(selection.counts[list]));
+  Cut(kept, params.stages[s - 1].chunk_tokens / kBlockTokens, length, choice.end_block(), w.chunks);
+}
+
+void Select::Scan(const SelectArgs& args, ThreadPool& pool) {
+  struct Range {
+    size_t choice;
+    int64_t first_page;
+    int64_t end_page;
+  };
+  const int64_t heads = args.cache.kv_heads;
+  thread_local std::vector<Range> ranges;
+  ranges.clear();
+  for (size_t i = 0; i < scanned_.size(); ++i) {
+    const int64_t end = (scanned_[i].end_block() + kPageBlocks - 1) / kPageBlocks;
+    for (int64_t page = scanned_[i].first_block() / kPageBlocks; page < end; page += kScanPages) {
+      ranges.push_back({i, page, std::min(page + kScanPages, end)});
+    }
+  }
+  const std::vector<Range>& all_ranges = ranges;
+  if (queries_.size() < scanned_.size() * heads) queries_.resize(scanned_.size() * heads);
+  pool.Run(static_cast<int64_t>(scanned_.size()), [&](int64_t i, int thread) {
+    const Choice& choice = scanned_[i];
+    for (int64_t head = choice.first_head; head < choice.end_head; ++head) {
+      PrepareScan(args, choice, head, queries_[i * heads + head], workspaces_[thread]);
+    }
+  });
+  pool.Run(static_cast<int64_t>(all_ranges.size()), [&](int64_t i, int thread) {
+    const Range& range = all_ranges[i];
+    ScanRange(args, scanned_[range.choice], queries_.data() + range.choice * heads,
+              range.first_page, range.end_page, workspaces_[thread]);
+  });
+  pool.Run(static_cast<int64_t>(scanned_.size()),
+           [&](int64_t i, int thread) { ChooseScanned(args, scanned_[i], workspaces_[thread]); });
+}
+
+ScanRows Select::ScanQuery::view(int64_t head_dim) const {
+  return {.rows = rows.data(),
+          .bytes = bytes.data(),
+          .scales = scales.data(),
+          .totals = totals.data(),
+          .num_rows = static_cast<int64_t>(scales.size()),
+          .head_dim = head_dim};
+}
+
+// Turns the rows and rounds them to bytes: their error is small beside that of the codes.
+void Select::PrepareScan(const SelectArgs& args, const Choice& choice, int64_t head,
+                         ScanQuery& query, Workspace& w) {
+  const int64_t dim = args.cache.head_dim;
+  LoadRows(args, choice, head, false, w.rows, w.positions);
+  const auto num_rows = static_cast<int64_t>(w.positions.size());
+  Turn turn;
+  if (args.rotate) turn.Set(args.rope, dim, choice.params->distance);
+  query.rows.resize(num_rows * dim);
+  query.bytes.resize(num_rows * dim);
+  query.scales.resize(num_rows);
+  query.totals.assign(num_rows, 0);
+  for (int64_t r = 0; r < num_rows; ++r) {
+    float* row = query.rows.data() + r * dim;
+    AppendColumn(w.rows.data() + r * dim, args.rotate ? &turn : nullptr, dim, 1, 0, row);
+    float largest = 0.0f;
+    for (int64_t i = 0; i < dim; ++i) largest = std::max(largest, std::abs(row[i]));
+    const float scale = largest / 127.0f;
+    query.scales[r] = scale;
+    for (int64_t i = 0; i < dim; ++i) {
+      const float byte = scale == 0.0f ? 0.0f : std::nearbyint(row[i] / scale);
+      query.bytes[r * dim + i] = static_cast<int8_t>(byte);
+      query.totals[r] += query.bytes[r * dim + i];
+    }
+  }
+}
+
+void Select::ScanRange(const SelectArgs& args, const Choice& choice, const ScanQuery* queries,
+                       int64_t first_page, int64_t end_page, Workspace& w) {
+  w.codes.resize(kPageTokens * args.cache.head_dim);
+  float* scores = scores_.data() + choice.first_score;
+  for (int64_t page = first_page; page < end_page; ++page) {
+    float blocks[kPageBlocks];
+    std::fill_n(blocks, kPageBlocks, kNone);
+    for (int64_t head = choice.first_head; head < choice.end_head; ++head) {
+      const reference::IndexHeadView view =
+          reference::IndexHeadAt(args.index, args.layer, choice.sequence->pages[page], head);
+      ScanPage(queries[head].view(args.cache.head_dim), view.codes, args.index.bits, w.codes.data(),
+               blocks);
+    }
+    const int64_t begin = std::max(page * kPageBlocks, choice.first_block());
+    const int64_t end = std::min((page + 1) * kPageBlocks, choice.end_block());
+    for (int64_t b = begin; b < end; ++b) {
+      scores[b - choice.first_block()] = blocks[b - page * kPageBlocks];
+    }
+  }
+}
+
+void Select::ChooseScanned(const SelectArgs& args, const Choice& choice, Workspace& w) {
+  const SelectParams& params = *choice.params;
+  std::span<float> scores(scores_.data() + choice.first_score, choice.num_candidates());
+  const auto first = static_cast<int32_t>(choice.first_block());
+  if (params.rerank > 1) {
+    Best(scores, int64_t{params.keep_blocks} * params.rerank, w.order, w.kept);
+    for (int32_t& b : w.kept) b += first;
+    Probing(args, choice, w).ScoreBlocks();
+    std::fill(scores.begin(), scores.end(), kNone);
+    for (size_t i = 0; i < w.kept.size(); ++i) scores[w.kept[i] - first] = w.sums[i];
+  }
+  Dilate(scores, params.dilation, w.scores);
+  Best(w.scores, params.keep_blocks, w.order, w.kept);
+  for (int32_t& b : w.kept) b += first;
+  Store(args, choice, kFinalList, w.kept);
+}
+
+void Select::Store(const SelectArgs& args, const Choice& choice, int32_t list,
+                   std::span<const int32_t> blocks) const {
+  const Selection& selection = args.selection;
+  EVERLONG_CHECK(blocks.size() <= static_cast<size_t>(selection.capacity));
+  for (int64_t head = choice.first_head; head < choice.end_head; ++head) {
+    const int64_t at = selection.List(args.layer, choice.block->slot, head, list);
+    std::copy(blocks.begin(), blocks.end(), selection.blocks + at * selection.capacity);
+    selection.counts[at] = static_cast<int32_t>(blocks.size());
+  }
+}
+
+}  // namespace everlong::cpu

@@ -4,13 +4,14 @@
 
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/index_keys.h"
 #include "kernels/cpu/kv_address.h"
 #include "kernels/cpu/matmul.h"
+#include "kernels/cpu/select.h"
 #include "kernels/cpu/step.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/host_memory.h"
 #include "kernels/kernels.h"
-#include "kernels/reference/step.h"
 #include "kernels/sampling.h"
 
 namespace everlong {
@@ -44,30 +45,14 @@ class CpuKernels : public Kernels {
     return {.data = packed, .rows = rows, .cols = first.cols, .type = first.type};
   }
 
-  void BeginStep(const StepLayout& layout) override {
-    step_.Assign(layout);
-    reference_step_ = reference::Step(layout);
-  }
+  void BeginStep(const StepLayout& layout) override { step_.Assign(layout); }
   void Embed(const EmbedArgs& args) override { cpu::Embed(args, step_.tokens(), pool_); }
   void RmsNorm(const RmsNormArgs& args) override { cpu::RmsNorm(args, step_, pool_); }
   void MatMul(const MatMulArgs& args) override { cpu::MatMul(args, pool_); }
   void StoreKv(const StoreKvArgs& args) override { cpu::StoreKv(args, step_, pool_); }
 
-  void IndexKeys(const IndexKeysArgs& args) override {
-    const auto& sequences = reference_step_.sequences;
-    pool_.Run(static_cast<int64_t>(sequences.size()),
-              [&](int64_t i, int) { reference::IndexPages(args, sequences[i]); });
-  }
-
-  void Select(const SelectArgs& args) override {
-    const reference::StepPlan& plan = reference_step_.plans[args.plan];
-    pool_.Run(static_cast<int64_t>(plan.blocks.size()), [&](int64_t i, int) {
-      const QueryBlock& block = plan.blocks[i];
-      if (block.slot < 0) return;
-      reference::SelectBlocks(args, reference_step_, block, plan.selects[block.select]);
-    });
-  }
-
+  void IndexKeys(const IndexKeysArgs& args) override { cpu::IndexKeys(args, step_, pool_); }
+  void Select(const SelectArgs& args) override { select_.Run(args, step_, pool_); }
   void Attention(const AttentionArgs& args) override { attention_.Run(args, step_, pool_); }
   void GatedActivation(const GatedActivationArgs& args) override {
     cpu::ActivateGated(args, pool_);
@@ -101,8 +86,8 @@ class CpuKernels : public Kernels {
   HostMemory memory_;
   cpu::ThreadPool pool_;
   cpu::Step step_;
-  reference::Step reference_step_;
   cpu::Attention attention_;
+  cpu::Select select_;
   std::vector<RowSampler> samplers_;  // [num_threads]
 };
 

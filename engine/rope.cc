@@ -105,11 +105,6 @@ RopeFrequencies Frequencies(JsonObject& scaling, const RopeContext& context, int
 
 RopeFrequencies ReadRope(JsonObject& config, const RopeContext& context) {
   RefusePartialRotation(config);
-  constexpr NumberRange kThetas = {1.001, 1e15};
-  const double theta = config.Number("rope_theta", kThetas, context.default_theta);
-  const int64_t trained =
-      config.Int("original_max_position_embeddings", kLengths, context.trained_length);
-
   const std::string_view key =
       config.Find("rope_scaling") != nullptr ? "rope_scaling" : "rope_parameters";
   const nlohmann::json none = nlohmann::json::object();
@@ -124,11 +119,14 @@ RopeFrequencies ReadRope(JsonObject& config, const RopeContext& context) {
   }
   JsonObject scaling(*given, fmt::format("{}: {}", config.where(), key));
   RefusePartialRotation(scaling);
-  const int64_t scaling_trained =
-      scaling.Int("original_max_position_embeddings", kLengths, trained);
-  const bool outer = config.Find("original_max_position_embeddings") != nullptr;
-  RopeFrequencies rope = Frequencies(scaling, context, outer ? trained : scaling_trained,
-                                     scaling.Number("rope_theta", kThetas, theta));
+  // As in transformers, the inner theta counts, but the outer original length.
+  constexpr NumberRange kThetas = {1.001, 1e15};
+  const double theta = scaling.Number("rope_theta", kThetas,
+                                      config.Number("rope_theta", kThetas, context.default_theta));
+  constexpr std::string_view kOriginal = "original_max_position_embeddings";
+  const int64_t trained =
+      config.Int(kOriginal, kLengths, scaling.Int(kOriginal, kLengths, context.trained_length));
+  RopeFrequencies rope = Frequencies(scaling, context, trained, theta);
   config.Adopt(scaling.status());
   return rope;
 }

@@ -57,37 +57,37 @@ std::optional<int64_t> ByteCount(const std::vector<int64_t>& shape, int64_t elem
   return bytes;
 }
 
-absl::StatusOr<SafetensorsTensor> ParseTensor(const std::string& name, const nlohmann::json& entry,
-                                              std::string_view data) {
-  const std::string where = fmt::format("tensor {}", DescribeJson(name));
-  const auto refuse = [&where](std::string_view reason) {
-    return absl::InvalidArgumentError(fmt::format("{}: {}", where, reason));
-  };
-  if (!entry.is_object()) return refuse("its entry in the header is not an object");
-  JsonObject fields(entry, where);
+absl::Status CheckSize(const SafetensorsTensor& tensor) {
+  const auto element_bytes = ElementBytes(tensor.dtype);
+  if (!element_bytes) return absl::OkStatus();
+  const auto expected = ByteCount(tensor.shape, *element_bytes);
+  if (!expected) return absl::InvalidArgumentError("the product of its shape is too large");
+  if (*expected == static_cast<int64_t>(tensor.bytes.size())) return absl::OkStatus();
+  return absl::InvalidArgumentError(fmt::format("{} of shape [{}] takes {} bytes, but it has {}",
+                                                tensor.dtype, fmt::join(tensor.shape, ", "),
+                                                *expected, tensor.bytes.size()));
+}
+
+absl::StatusOr<SafetensorsTensor> ParseTensor(const nlohmann::json& entry, std::string_view data) {
+  if (!entry.is_object()) return absl::InvalidArgumentError("its entry is not an object");
+  JsonObject fields(entry, "header");
   SafetensorsTensor tensor{.dtype = fields.String("dtype"),
                            .shape = fields.Ints("shape", {0, kMaxBytes})};
   const std::vector<int64_t> offsets = fields.Ints("data_offsets", {0, kMaxBytes});
   RETURN_IF_ERROR(fields.status());
-  if (fields.Find("shape") == nullptr || !fields.Find("shape")->is_array()) {
-    return refuse("it has no shape");
+  if (const auto* shape = fields.Find("shape"); shape == nullptr || !shape->is_array()) {
+    return absl::InvalidArgumentError("it has no shape");
   }
   if (offsets.size() != 2 || offsets[0] > offsets[1]) {
-    return refuse("data_offsets must be a begin and an end");
+    return absl::InvalidArgumentError("data_offsets must be a begin and an end");
   }
   if (static_cast<uint64_t>(offsets[1]) > data.size()) {
-    return refuse(fmt::format("its data ends at byte {} of {}: the file is cut short or damaged",
-                              offsets[1], data.size()));
+    return absl::InvalidArgumentError(
+        fmt::format("its data ends at byte {} of {}: the file is cut short or damaged", offsets[1],
+                    data.size()));
   }
   tensor.bytes = data.substr(offsets[0], offsets[1] - offsets[0]);
-  if (const auto element_bytes = ElementBytes(tensor.dtype)) {
-    const auto expected = ByteCount(tensor.shape, *element_bytes);
-    if (!expected) return refuse("the product of its shape is too large");
-    if (*expected != static_cast<int64_t>(tensor.bytes.size())) {
-      return refuse(fmt::format("{} of shape [{}] takes {} bytes, but it has {}", tensor.dtype,
-                                fmt::join(tensor.shape, ", "), *expected, tensor.bytes.size()));
-    }
-  }
+  RETURN_IF_ERROR(CheckSize(tensor));
   return tensor;
 }
 
@@ -141,7 +141,9 @@ absl::StatusOr<SafetensorsTable> ParseSafetensors(std::string_view file) {
   SafetensorsTable tensors;
   for (const auto& [name, entry] : json->items()) {
     if (name == "__metadata__") continue;
-    ASSIGN_OR_RETURN(tensors[name], ParseTensor(name, entry, data));
+    auto tensor = ParseTensor(entry, data);
+    if (!tensor.ok()) return Annotate("tensor " + DescribeJson(name), tensor.status());
+    tensors[name] = *std::move(tensor);
   }
   RETURN_IF_ERROR(CheckGapless(tensors, data));
   return tensors;

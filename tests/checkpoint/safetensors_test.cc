@@ -74,9 +74,8 @@ TEST(SafetensorsTest, RefusesABadHeaderLength) {
   EXPECT_THAT(ErrorOf("1234567"), HasSubstr("7 bytes are too few"));
   EXPECT_THAT(ErrorOf(std::string(8, '\xFF')), HasSubstr("header length 18446744073709551615"));
   EXPECT_THAT(ErrorOf(std::string("\x03\0\0\0\0\0\0\0{}", 10)), HasSubstr("header length 3"));
-  std::string huge(100'000'100, ' ');
-  const std::string length = SafetensorsBytes(std::string(100'000'001, ' '), "").substr(0, 8);
-  huge.replace(0, 8, length);
+  std::string huge("\x01\xE1\xF5\x05\0\0\0\0", 8);  // 100'000'001
+  huge.resize(100'000'100, ' ');
   EXPECT_THAT(ErrorOf(huge), HasSubstr("100000001 exceeds the limit of 100000000"));
 }
 
@@ -90,7 +89,7 @@ TEST(SafetensorsTest, RefusesAHeaderThatIsNoTable) {
       {"7", "not a JSON object"},
       {"{\"a\": 1e999}", "number out of range"},
       {"{\"a\":" + std::string(100000, '['), "nested too deeply"},
-      {"{\"a\": 1}", "tensor \"a\": its entry in the header is not an object"},
+      {"{\"a\": 1}", "tensor \"a\": its entry is not an object"},
       {"{\"a\": {}, \"a\": {}}", "key \"a\" is there twice"},
       {R"({"a": {"dtype": "F32", "dtype": "F32"}})", "key \"dtype\" is there twice"},
   };
@@ -165,7 +164,7 @@ TEST(SafetensorsTest, SurvivesRandomDamage) {
   constexpr std::string_view kStructure = "{}[]\",:0123456789-.e \\";
   std::mt19937 random(1);
   std::vector<char> copy;
-  for (int round = 0; round < 20000; ++round) {
+  for (int round = 0; round < 8000; ++round) {
     std::string damaged = file;
     for (uint32_t edits = 1 + random() % 4; edits > 0; --edits) {
       const size_t at = random() % damaged.size();

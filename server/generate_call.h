@@ -15,20 +15,22 @@
 #include "server/call_counts.h"
 #include "server/pending_events.h"
 #include "server/served_model.h"
+#include "server/worker_pool.h"
 
 namespace everlong {
 
 // At most one write is in flight; what the engine says meanwhile waits in PendingEvents, and past a
-// bound the engine pauses this request alone. After a successful submission the call ends with the
-// engine's terminal event and not before, so the engine never outlives its sink.
+// bound the engine pauses this request alone. The engine's thread never writes itself. After a
+// successful submission the call ends with the engine's terminal event and not before, so the
+// engine never outlives its sink.
 //
 // Owns itself until gRPC is done with it; the engine shares it until the terminal event.
 class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                            public EventSink,
                            public std::enable_shared_from_this<GenerateCall> {
  public:
-  // `counts` outlives the call.
-  static std::shared_ptr<GenerateCall> Create(CallCounts* counts);
+  // Both outlive the call. `writers` takes any amount of work.
+  static std::shared_ptr<GenerateCall> Create(CallCounts* counts, WorkerPool* writers);
 
   // One of these two, once, from any thread. `served` outlives the call.
   void Begin(const grpc::ByteBuffer& message, absl::Time deadline, const ServedModel& served);
@@ -42,22 +44,25 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   void OnDone() override;
 
  private:
-  explicit GenerateCall(CallCounts* counts) : counts_(counts) { counts_->OnBegin(); }
+  GenerateCall(CallCounts* counts, WorkerPool* writers) : counts_(counts), writers_(writers) {
+    counts_->OnBegin();
+  }
 
   absl::Status Submit(const grpc::ByteBuffer& message, absl::Time deadline,
                       const ServedModel& served);
-  void Advance(std::unique_lock<std::mutex> lock);
+  void Write();
 
   CallCounts* const counts_;
+  WorkerPool* const writers_;
   std::shared_ptr<GenerateCall> self_;
   std::atomic<size_t> backlog_bytes_{0};
-  grpc::ByteBuffer write_;  // in flight; belongs to who set writing_
+  grpc::ByteBuffer write_;  // in flight; belongs to who holds writing_
 
   std::mutex mutex_;  // guards everything below
   PendingEvents pending_;
-  Engine* engine_ = nullptr;  // null until submitted
-  RequestId id_ = 0;
-  bool writing_ = false;  // a write or the end is in gRPC's hands
+  Engine* engine_ = nullptr;
+  RequestId id_ = 0;      // 0 until the engine has accepted
+  bool writing_ = false;  // a write or the end is on its way; held by one thread or by gRPC
   bool broken_ = false;   // a write failed: nothing can be sent any more
   bool cancelled_ = false;
   std::optional<FinishedEvent> end_;

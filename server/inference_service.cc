@@ -1,5 +1,6 @@
 #include "server/inference_service.h"
 
+#include <limits>
 #include <memory>
 #include <utility>
 
@@ -13,18 +14,19 @@
 namespace everlong {
 namespace {
 
-// The tokenizer reads some megabytes a second, so this much takes about a millisecond or two.
+// The tokenizer reads about four megabytes a second: a million tokens of text take a second, this
+// much a few milliseconds.
 constexpr size_t kShortBytes = 16 << 10;
-constexpr int kPoolThreads = 2;
-constexpr size_t kMaxPoolWaiting = 256;
+constexpr int kReaderThreads = 2;
+constexpr size_t kMaxReadersWaiting = 256;
 
 absl::Status Loading() {
   return absl::UnavailableError("the model is being loaded");
 }
 
-absl::Status PoolFull() {
+absl::Status TooManyLong() {
   return absl::ResourceExhaustedError(fmt::format(
-      "{} long requests wait to be read, the limit is {}", kMaxPoolWaiting, kMaxPoolWaiting));
+      "{} long requests wait to be read, the limit is {}", kMaxReadersWaiting, kMaxReadersWaiting));
 }
 
 absl::Time Deadline(const grpc::CallbackServerContext& context) {
@@ -102,23 +104,25 @@ absl::StatusOr<v1::DetokenizeResponse> DetokenizeAnswer(const v1::DetokenizeRequ
 
 }  // namespace
 
-InferenceService::InferenceService() : pool_(kPoolThreads, kMaxPoolWaiting) {}
+InferenceService::InferenceService()
+    : readers_(kReaderThreads, kMaxReadersWaiting),
+      writers_(1, std::numeric_limits<size_t>::max()) {}
 
 bool InferenceService::RunSized(const grpc::ByteBuffer& request, std::function<void()> work) {
-  if (request.Length() > kShortBytes) return pool_.Post(std::move(work));
+  if (request.Length() > kShortBytes) return readers_.Post(std::move(work));
   work();
   return true;
 }
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceService::Generate(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
-  auto call = GenerateCall::Create(&counts_);
+  auto call = GenerateCall::Create(&counts_, &writers_);
   const ServedModel* served = served_;
   const absl::Time deadline = Deadline(*context);
   if (served == nullptr) {
     call->Refuse(Loading());
   } else if (!RunSized(*request, [=] { call->Begin(*request, deadline, *served); })) {
-    call->Refuse(PoolFull());
+    call->Refuse(TooManyLong());
   }
   return call.get();
 }
@@ -140,7 +144,7 @@ grpc::ServerUnaryReactor* InferenceService::Answer(
   if (served == nullptr) {
     reactor->Finish(ToRpcStatus(Loading()));
   } else if (!RunSized(*request, [=] { reactor->Finish(ToRpcStatus(respond())); })) {
-    reactor->Finish(ToRpcStatus(PoolFull()));
+    reactor->Finish(ToRpcStatus(TooManyLong()));
   }
   return reactor;
 }

@@ -46,7 +46,7 @@ class InferenceService final : public RawInference {
                                      grpc::ByteBuffer* response) override;
 
  private:
-  // Runs `work` here where `request` is short, else on the pool; false where that is full.
+  // Runs `work` here where `request` is short, else on readers_; false where that is full.
   bool RunSized(const grpc::ByteBuffer& request, std::function<void()> work);
 
   template <class Request, class Response>
@@ -57,7 +57,8 @@ class InferenceService final : public RawInference {
 
   std::atomic<const ServedModel*> served_{nullptr};
   CallCounts counts_;
-  WorkerPool pool_;
+  WorkerPool readers_;  // of long requests
+  WorkerPool writers_;  // of what the engine says
 };
 
 }  // namespace everlong

@@ -1,5 +1,5 @@
-// A few threads for work that would keep gRPC's own, of which there may be as few as two, from
-// answering others: reading a prompt of megabytes.
+// A few threads for work that must not hold others up: reading a prompt of megabytes (gRPC may have
+// as few as two threads to answer with), writing what the engine's thread has to say.
 #pragma once
 
 #include <condition_variable>

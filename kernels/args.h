@@ -102,7 +102,8 @@ struct Selection {
 // Only distances matter, so backends may shift all positions of a query block together.
 enum class Positions : uint8_t { kTrue, kStreaming, kClipped };
 
-// kHip: greedy probing in stages (arXiv 2502.08910, algorithm 1). kScan: every key, from KeyIndex.
+// kHip: greedy probing in stages (arXiv 2502.08910, algorithm 1). kScan: every key, from KeyIndex;
+// a backend may round each query row to multiples of 1/127 of its largest element there.
 enum class Selector : uint8_t { kHip, kScan };
 
 // Where kHip sees a probed key. kRelative: left probes at 0, right ones at 1, the query at

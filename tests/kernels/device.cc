@@ -4,7 +4,6 @@ namespace everlong {
 
 std::vector<Backend> BackendsBesideReference() {
   return {{"cpu_1_thread", [] { return MakeCpuKernels(1); }},
-          {"cpu_2_threads", [] { return MakeCpuKernels(2); }},
           {"cpu_3_threads", [] { return MakeCpuKernels(3); }}};
 }
 

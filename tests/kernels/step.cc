@@ -47,21 +47,32 @@ StepLayout Step::Layout() const {
           .plans = &plan_};
 }
 
-Step Step::Slice(int32_t sequence, int32_t first, int32_t count) const {
+Step Step::Slice(const QueryBlock& block, int32_t first, int32_t count) const {
   Step slice;
-  const auto begin = tokens.begin() + query_begin[sequence] + first;
-  slice.tokens.assign(begin, begin + count);
+  const int32_t s = block.sequence;
+  const int32_t row = block.first_row + first;
+  slice.tokens.assign(tokens.begin() + row, tokens.begin() + row + count);
   slice.query_begin = {0, count};
-  slice.context_begin = {context_begin[sequence] + first};
-  slice.pages.assign(pages.begin() + page_begin[sequence],
-                     pages.begin() + page_begin[sequence + 1]);
+  slice.context_begin = {position(s, row)};
+  slice.pages.assign(pages.begin() + page_begin[s], pages.begin() + page_begin[s + 1]);
   slice.page_begin = {0, slice.num_pages()};
-  slice.blocks = {{.num_rows = count}};
+  slice.blocks = {block};
+  slice.blocks[0].sequence = 0;
+  slice.blocks[0].first_row = 0;
+  slice.blocks[0].num_rows = count;
   return slice;
 }
 
 int32_t Step::page(int32_t sequence, int64_t position) const {
   return pages[page_begin[sequence] + position / 64];
+}
+
+int64_t Step::position(int32_t sequence, int32_t row) const {
+  return context_begin[sequence] + row - query_begin[sequence];
+}
+
+int64_t Step::length(int32_t sequence) const {
+  return position(sequence, query_begin[sequence + 1]);
 }
 
 HostCache::HostCache(DType type, int32_t kv_heads, int32_t head_dim, int64_t num_pages,
@@ -82,13 +93,8 @@ int64_t HostCache::ValueOffset() const {
   return int64_t{8} * shape.head_dim * ByteSize(shape.type);
 }
 
-Values HostCache::Key(int64_t layer, int64_t page, int64_t head, int64_t slot) const {
-  return Decode(shape.type, bytes.data() + KeyByte(layer, page, head, slot), shape.head_dim);
-}
-
-Values HostCache::Value(int64_t layer, int64_t page, int64_t head, int64_t slot) const {
-  return Decode(shape.type, bytes.data() + KeyByte(layer, page, head, slot) + ValueOffset(),
-                shape.head_dim);
+Values HostCache::At(int64_t byte) const {
+  return Decode(shape.type, bytes.data() + byte, shape.head_dim);
 }
 
 void HostCache::Set(int64_t byte, const Values& values) {
@@ -98,8 +104,7 @@ void HostCache::Set(int64_t byte, const Values& values) {
 
 void FillCache(HostCache& cache, const Step& step, int64_t layer, std::mt19937& random) {
   for (int32_t s = 0; s < step.num_sequences(); ++s) {
-    const int64_t length = step.context_begin[s] + step.query_begin[s + 1] - step.query_begin[s];
-    for (int64_t position = 0; position < length; ++position) {
+    for (int64_t position = 0; position < step.length(s); ++position) {
       for (int32_t head = 0; head < cache.shape.kv_heads; ++head) {
         const int64_t key = cache.KeyByte(layer, step.page(s, position), head, position % 64);
         cache.Set(key, RandomValues(random, cache.shape.head_dim));

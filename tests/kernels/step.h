@@ -25,12 +25,14 @@ struct Step {
 
   // Points into this object. One plan, of `blocks`.
   StepLayout Layout() const;
-  // `count` tokens of one sequence, from `first` on, as a step of their own.
-  Step Slice(int32_t sequence, int32_t first, int32_t count) const;
+  // `count` rows of a query block, from its row `first` on, as a step of their own.
+  Step Slice(const QueryBlock& block, int32_t first, int32_t count) const;
   int32_t num_sequences() const { return static_cast<int32_t>(context_begin.size()); }
   int32_t num_tokens() const { return static_cast<int32_t>(tokens.size()); }
   int32_t num_pages() const { return static_cast<int32_t>(pages.size()); }
   int32_t page(int32_t sequence, int64_t position) const;
+  int64_t position(int32_t sequence, int32_t row) const;
+  int64_t length(int32_t sequence) const;  // with the tokens of the step
 
   std::vector<int32_t> tokens;
   std::vector<int32_t> query_begin;
@@ -55,8 +57,8 @@ struct HostCache {
   int64_t KeyByte(int64_t layer, int64_t page, int64_t head, int64_t slot) const;
   int64_t ValueOffset() const;
 
-  Values Key(int64_t layer, int64_t page, int64_t head, int64_t slot) const;
-  Values Value(int64_t layer, int64_t page, int64_t head, int64_t slot) const;
+  // A key or value.
+  Values At(int64_t byte) const;
   void Set(int64_t byte, const Values& values);
 
   KvCache shape;  // base is null

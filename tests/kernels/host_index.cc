@@ -1,0 +1,75 @@
+#include "tests/kernels/host_index.h"
+
+namespace everlong {
+
+HostIndex::HostIndex(int32_t bits, int32_t kv_heads, int32_t head_dim, int64_t num_pages,
+                     int32_t num_layers) {
+  shape = {.kv_heads = kv_heads, .head_dim = head_dim, .bits = bits};
+  shape.layer_stride_bytes = num_pages * shape.PageBytes();
+  bytes.resize(num_layers * shape.layer_stride_bytes);
+}
+
+int64_t HostIndex::PageByte(int64_t layer, int64_t page) const {
+  return layer * shape.layer_stride_bytes + page * shape.PageBytes();
+}
+
+const std::byte* HostIndex::Head(int64_t layer, int64_t page, int64_t head) const {
+  const int64_t head_bytes =
+      int64_t{64} * shape.head_dim * shape.bits / 8 + 2 * 64 + int64_t{2} * shape.head_dim;
+  return bytes.data() + PageByte(layer, page) + head * head_bytes;
+}
+
+std::vector<int32_t> HostIndex::Codes(int64_t layer, int64_t page, int64_t head,
+                                      int64_t slot) const {
+  const int64_t group_bytes = int64_t{32} * shape.bits;
+  std::vector<int32_t> codes(shape.head_dim);
+  for (int32_t i = 0; i < shape.head_dim; ++i) {
+    const int64_t number = 4 * slot + i % 4;
+    const int64_t byte = i / 4 * group_bytes + number % group_bytes;
+    const int64_t shift = number / group_bytes * shape.bits;
+    codes[i] =
+        static_cast<int32_t>(Head(layer, page, head)[byte]) >> shift & ((1 << shape.bits) - 1);
+  }
+  return codes;
+}
+
+float HostIndex::Scale(int64_t layer, int64_t page, int64_t head, int64_t slot) const {
+  const int64_t code_bytes = int64_t{64} * shape.head_dim * shape.bits / 8;
+  return Decode(DType::kF16, Head(layer, page, head) + code_bytes + 2 * slot, 1)[0];
+}
+
+Values HostIndex::Mean(int64_t layer, int64_t page, int64_t head) const {
+  const int64_t code_bytes = int64_t{64} * shape.head_dim * shape.bits / 8;
+  return Decode(DType::kF16, Head(layer, page, head) + code_bytes + 2 * 64, shape.head_dim);
+}
+
+std::vector<double> HostIndex::Key(int64_t layer, int64_t page, int64_t head, int64_t slot) const {
+  const Values mean = Mean(layer, page, head);
+  const std::vector<int32_t> codes = Codes(layer, page, head, slot);
+  std::vector<double> key(mean.begin(), mean.end());
+  for (size_t i = 0; i < key.size(); ++i) {
+    key[i] += Scale(layer, page, head, slot) * (codes[i] - ((1 << shape.bits) - 1) / 2.0);
+  }
+  return key;
+}
+
+void FillPageOnLevels(HostCache& cache, int64_t layer, int64_t page, int32_t bits,
+                      std::mt19937& random) {
+  for (int32_t head = 0; head < cache.shape.kv_heads; ++head) {
+    for (int64_t t = 0; t < 64; t += 2) {
+      const auto magnitude = static_cast<float>(1 << (random() % 4));
+      Values key(cache.shape.head_dim);
+      for (float& v : key) {
+        const float sign = random() % 2 == 0 ? 1.0f : -1.0f;
+        v = sign * (bits == 4 ? static_cast<float>(2 * (random() % 8) + 1) : magnitude);
+      }
+      if (bits == 4) key[random() % key.size()] = 15.0f;
+      Values opposite = key;
+      for (float& v : opposite) v = -v;
+      cache.Set(cache.KeyByte(layer, page, head, t), key);
+      cache.Set(cache.KeyByte(layer, page, head, t + 1), opposite);
+    }
+  }
+}
+
+}  // namespace everlong

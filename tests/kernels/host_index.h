@@ -1,0 +1,37 @@
+// An index of keys in host memory, addressed as args.h lays it out.
+#pragma once
+
+#include <cstddef>
+#include <random>
+#include <vector>
+
+#include "kernels/args.h"
+#include "tests/kernels/numerics.h"
+#include "tests/kernels/step.h"
+
+namespace everlong {
+
+struct HostIndex {
+  HostIndex(int32_t bits, int32_t kv_heads, int32_t head_dim, int64_t num_pages,
+            int32_t num_layers);
+
+  int64_t PageByte(int64_t layer, int64_t page) const;
+  std::vector<int32_t> Codes(int64_t layer, int64_t page, int64_t head, int64_t slot) const;
+  float Scale(int64_t layer, int64_t page, int64_t head, int64_t slot) const;
+  Values Mean(int64_t layer, int64_t page, int64_t head) const;
+  // What the index holds for a key.
+  std::vector<double> Key(int64_t layer, int64_t page, int64_t head, int64_t slot) const;
+
+  KeyIndex shape;  // base is null
+  std::vector<std::byte> bytes;
+
+ private:
+  const std::byte* Head(int64_t layer, int64_t page, int64_t head) const;
+};
+
+// Keys of one page whose mean is 0 and whose elements are levels of an index of `bits`: odd
+// integers up to 15, the largest among them, for 4; of one magnitude in a key for 1 and 2.
+void FillPageOnLevels(HostCache& cache, int64_t layer, int64_t page, int32_t bits,
+                      std::mt19937& random);
+
+}  // namespace everlong

@@ -1,0 +1,262 @@
+// Select, against the definitions of its selectors.
+#include <algorithm>
+#include <cmath>
+#include <tuple>
+
+#include "gtest/gtest.h"
+#include "tests/kernels/select_oracle.h"
+
+namespace everlong {
+namespace {
+
+constexpr int32_t kLayers = 2;
+constexpr int32_t kLayer = 1;
+constexpr int32_t kSinks = 16;
+constexpr int32_t kWindow = 72;
+
+struct Case {
+  std::string name;
+  SelectParams params;
+  int32_t bits = 4;
+};
+
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.name;
+}
+
+std::vector<Case> ScanCases() {
+  return {{"Scan", {.keep_blocks = 10, .distance = 136}},
+          {"ScanOf2Bits", {.keep_blocks = 10, .distance = 136}, 2},
+          {"ScanOf1Bit", {.keep_blocks = 10, .distance = 136}, 1},
+          {"ScanDilated", {.keep_blocks = 9, .distance = 136, .dilation = 1}},
+          {"ScanReranked", {.keep_blocks = 5, .distance = 136, .rerank = 4}, 1},
+          {"ScanRerankedDilatedOverHeads",
+           {.all_heads = true, .keep_blocks = 8, .distance = 136, .dilation = 2, .rerank = 2},
+           2}};
+}
+
+std::vector<Case> HipCases() {
+  const HipStage coarse = {.chunk_tokens = 64, .keep_chunks = 7, .pool_rows = true};
+  const HipStage middle = {.chunk_tokens = 32, .keep_chunks = 8, .pool_rows = true};
+  const HipStage fine = {.chunk_tokens = 8, .keep_chunks = 9};
+  const SelectParams hip = {.selector = Selector::kHip,
+                            .keep_blocks = 9,
+                            .distance = kWindow,
+                            .num_stages = 3,
+                            .stages = {coarse, middle, fine}};
+  SelectParams by_chunk = hip;
+  by_chunk.probes = ProbePositions::kChunk;
+  SelectParams unrotated = hip;
+  unrotated.probes = ProbePositions::kNone;
+  unrotated.last_probe = true;
+  unrotated.all_heads = true;
+  SelectParams every_key = hip;
+  every_key.stages[1].every_key = true;
+  every_key.stages[2].every_key = true;
+  SelectParams one_stage = hip;
+  one_stage.num_stages = 1;
+  one_stage.stages[0] = fine;
+  SelectParams wide = hip;
+  wide.num_stages = 2;
+  wide.keep_blocks = 12;
+  wide.stages[0] = {.chunk_tokens = 256, .keep_chunks = 2};
+  wide.stages[1] = {.chunk_tokens = 16, .keep_chunks = 6};
+  return {{"Hip", hip},
+          {"HipByChunk", by_chunk},
+          {"HipUnrotatedLastProbeOverHeads", unrotated},
+          {"HipEveryKey", every_key},
+          {"HipInOneStage", one_stage},
+          {"HipWithWideChunks", wide}};
+}
+
+// Query blocks of up to 64 rows with sinks, window and a slot each.
+Step SelectingStep(std::mt19937& random) {
+  Step step(random, {{700, 1}, {450, 70}, {1030, 1}, {40, 3}, {515, 6}});
+  step.blocks.clear();
+  for (int32_t s = 0; s < step.num_sequences(); ++s) {
+    for (int32_t row = step.query_begin[s]; row < step.query_begin[s + 1];) {
+      const int64_t position = step.position(s, row);
+      const auto rows = static_cast<int32_t>(
+          std::min<int64_t>(64 - position % 64, step.query_begin[s + 1] - row));
+      step.blocks.push_back(
+          {.sequence = s,
+           .first_row = row,
+           .num_rows = rows,
+           .num_sinks = kSinks,
+           .window_begin = std::max<int64_t>((position - kWindow) / 8 * 8, kSinks),
+           .select = 0});
+      row += rows;
+    }
+  }
+  // The last block has no slot: nothing is selected for it.
+  const auto count = static_cast<int32_t>(step.blocks.size());
+  for (int32_t i = 0; i + 1 < count; ++i) step.blocks[i].slot = (i + 2) % count;
+  return step;
+}
+
+// The index of all complete pages, as the reference makes it.
+HostIndex IndexOf(const Step& step, const HostCache& cache, int32_t bits) {
+  Device reference(MakeReferenceKernels());
+  Step all = step;
+  all.query_begin = {0};
+  for (int32_t s = 0; s < step.num_sequences(); ++s) {
+    all.context_begin[s] = 0;
+    all.query_begin.push_back(all.query_begin.back() + static_cast<int32_t>(step.length(s)));
+  }
+  all.tokens.resize(all.query_begin.back());
+  HostIndex index(bits, cache.shape.kv_heads, cache.shape.head_dim, step.num_pages(), kLayers);
+  IndexKeysArgs args = {.cache = cache.shape, .index = index.shape, .layer = kLayer};
+  args.cache.base = reference.Place(cache.bytes);
+  args.index.base = reference.Place(index.bytes);
+  reference->BeginStep(all.Layout());
+  reference->IndexKeys(args);
+  index.bytes = reference.Read(args.index.base, static_cast<int64_t>(index.bytes.size()));
+  return index;
+}
+
+// With `exact`, every score is an integer below 2^24 or a part of one, so f32 is exact in any order
+// and ties are many; nothing rotates, and a row's largest element is 127, so that rounding it to
+// 127ths of that changes nothing. Otherwise values are normal and queries rotate.
+SelectProblem MakeProblem(const Case& c, DType kv_type, DType activation_type, bool exact,
+                          uint32_t seed) {
+  std::mt19937 random(seed);
+  const AttentionShape shape = {.q_heads = 6, .kv_heads = 2, .head_dim = 32, .rotate = !exact};
+  Step step = SelectingStep(random);
+  HostCache cache(kv_type, shape.kv_heads, shape.head_dim, step.num_pages(), kLayers);
+  Values q;
+  if (exact) {
+    for (int32_t page = 0; page < step.num_pages(); ++page) {
+      FillPageOnLevels(cache, kLayer, page, c.bits, random);
+    }
+    q.resize(int64_t{step.num_tokens()} * shape.q_heads * shape.head_dim);
+    for (float& v : q) v = static_cast<float>(static_cast<int32_t>(random() % 5) - 2) * 4;
+    for (size_t row = 0; row < q.size(); row += shape.head_dim) q[row + random() % 32] = 127.0f;
+  } else {
+    FillCache(cache, step, kLayer, random);
+    q = RandomValues(random, int64_t{step.num_tokens()} * shape.q_heads * shape.head_dim,
+                     activation_type);
+  }
+  HostSelection selection(kLayers, static_cast<int32_t>(step.blocks.size()), shape.kv_heads, 40);
+  for (std::vector<int32_t>& list : selection.lists) list.assign(3, 7);
+  HostIndex index = IndexOf(step, cache, c.bits);
+  return {.shape = shape,
+          .step = std::move(step),
+          .cache = std::move(cache),
+          .index = std::move(index),
+          .selection = std::move(selection),
+          .q = std::move(q),
+          .inv_freq = InverseFrequencies(shape.head_dim, 1.0),
+          .selects = {c.params},
+          .layer = kLayer};
+}
+
+using Parameters = std::tuple<Backend, DType, Case>;
+
+std::string ParametersName(const ::testing::TestParamInfo<Parameters>& info) {
+  return std::get<0>(info.param).name + TypeName(std::get<1>(info.param)) +
+         std::get<2>(info.param).name;
+}
+
+auto Over(const std::vector<Case>& cases) {
+  return ::testing::Combine(::testing::ValuesIn(Backends()),
+                            ::testing::Values(DType::kF32, DType::kBF16),
+                            ::testing::ValuesIn(cases));
+}
+
+class SelectTest : public ::testing::TestWithParam<Parameters> {};
+INSTANTIATE_TEST_SUITE_P(Scan, SelectTest, Over(ScanCases()), ParametersName);
+INSTANTIATE_TEST_SUITE_P(Hip, SelectTest, Over(HipCases()), ParametersName);
+
+TEST_P(SelectTest, ChoosesExactlyAmongIntegers) {
+  const auto& [backend, kv_type, c] = GetParam();
+  Device device(backend);
+  const SelectProblem problem = MakeProblem(c, kv_type, device.activation_type(), true, 1);
+  EXPECT_EQ(problem.Run(device).lists, problem.Expected().selection.lists);
+}
+
+class ProbingTest : public ::testing::TestWithParam<Parameters> {};
+INSTANTIATE_TEST_SUITE_P(Hip, ProbingTest, Over(HipCases()), ParametersName);
+
+// The first drawing whose choices are clear, that is, wider apart than f32 may be off.
+TEST_P(ProbingTest, ChoosesWhatItsDefinitionDoes) {
+  const auto& [backend, kv_type, c] = GetParam();
+  Device device(backend);
+  for (uint32_t seed = 1;; ++seed) {
+    ASSERT_LT(seed, 50u) << "no drawing is clear";
+    const SelectProblem problem = MakeProblem(c, kv_type, device.activation_type(), false, seed);
+    const SelectProblem::Outcome expected = problem.Expected();
+    if (expected.least_gap <= problem.ScoreError()) continue;
+    EXPECT_EQ(problem.Run(device).lists, expected.selection.lists);
+    return;
+  }
+}
+
+class ScanTest : public ::testing::TestWithParam<Parameters> {};
+INSTANTIATE_TEST_SUITE_P(Scan, ScanTest, Over(ScanCases()), ParametersName);
+
+// `chosen` are the right number of candidates, ascending, and none of them is surely worse than one
+// that is left out.
+void ExpectPossibleChoice(const std::vector<int32_t>& chosen, int32_t first_block, size_t keep,
+                          const std::vector<SelectProblem::Range>& scores) {
+  ASSERT_EQ(chosen.size(), std::min(keep, scores.size()));
+  std::vector<bool> taken(scores.size());
+  for (size_t i = 0; i < chosen.size(); ++i) {
+    ASSERT_TRUE(i == 0 || chosen[i - 1] < chosen[i]);
+    taken.at(chosen[i] - first_block) = true;
+  }
+  double worst_taken = INFINITY;
+  double best_left = -INFINITY;
+  for (size_t i = 0; i < scores.size(); ++i) {
+    if (taken[i]) worst_taken = std::min(worst_taken, scores[i].most);
+    if (!taken[i]) best_left = std::max(best_left, scores[i].least);
+  }
+  EXPECT_GE(worst_taken, best_left);
+}
+
+// Of the `keep` best, how many are so whatever the errors.
+size_t SurelyChosen(const std::vector<SelectProblem::Range>& scores, size_t keep) {
+  size_t sure = 0;
+  for (const SelectProblem::Range& score : scores) {
+    const auto rivals =
+        std::count_if(scores.begin(), scores.end(),
+                      [&](const SelectProblem::Range& other) { return other.most >= score.least; });
+    if (static_cast<size_t>(rivals) <= keep) ++sure;
+  }
+  return sure;
+}
+
+TEST_P(ScanTest, ChoosesTheBestWithinItsError) {
+  const auto& [backend, kv_type, c] = GetParam();
+  Device device(backend);
+  const SelectProblem problem = MakeProblem(c, kv_type, device.activation_type(), false, 1);
+  const HostSelection after = problem.Run(device);
+  size_t chosen = 0;
+  size_t sure = 0;
+  for (const QueryBlock& block : problem.step.blocks) {
+    for (int32_t head = 0; block.slot >= 0 && head < problem.shape.kv_heads; ++head) {
+      const auto scores = problem.ScanScores(block, head);
+      const auto& blocks = after.List(kLayer, block.slot, head, kFinalList);
+      ExpectPossibleChoice(blocks, kSinks / 8, c.params.keep_blocks, scores);
+      chosen += blocks.size();
+      sure += SurelyChosen(scores, c.params.keep_blocks);
+    }
+  }
+  EXPECT_GT(2 * sure, chosen) << "the errors leave most choices open";
+}
+
+TEST_P(SelectTest, LaterStagesStartFromKeptLists) {
+  const auto& [backend, kv_type, c] = GetParam();
+  Device device(backend);
+  SelectProblem problem = MakeProblem(c, kv_type, device.activation_type(), true, 2);
+  problem.selection = problem.Expected().selection;
+  std::shuffle(problem.q.begin(), problem.q.end(), std::mt19937(3));
+  const int32_t num_stages = c.params.selector == Selector::kScan ? 1 : c.params.num_stages;
+  for (int32_t first_stage = 1; first_stage <= num_stages; ++first_stage) {
+    for (QueryBlock& block : problem.step.blocks) block.first_stage = first_stage;
+    SCOPED_TRACE(first_stage);
+    EXPECT_EQ(problem.Run(device).lists, problem.Expected().selection.lists);
+  }
+}
+
+}  // namespace
+}  // namespace everlong

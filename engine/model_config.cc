@@ -53,6 +53,7 @@ constexpr Architecture kArchitectures[] = {
 
 constexpr IntRange kWidths = {1, int64_t{1} << 24};
 constexpr IntRange kCounts = {1, int64_t{1} << 14};
+constexpr IntRange kHeadDims = {8, 512};  // multiples of 8: the key index packs dimensions
 constexpr IntRange kLengths = {1, int64_t{1} << 40};
 
 absl::StatusOr<Architecture> FindArchitecture(const JsonObject& fields) {
@@ -101,12 +102,12 @@ void ReadHeads(JsonObject& fields, const Architecture& architecture, ModelConfig
           fmt::format("without a head_dim it must divide hidden_size {}", config.hidden_size));
     }
   }
-  head_dim = fields.Int("head_dim", {2, 1024}, head_dim);
-  if (head_dim < 2 || head_dim > 1024 || head_dim % 2 != 0) {
-    fields.Refuse("head_dim", fmt::format("{} dimensions of a head are not an even number from 2 "
-                                          "to 1024",
-                                          head_dim));
-    head_dim = 2;
+  head_dim = fields.Int("head_dim", kHeadDims, head_dim);
+  if (head_dim < kHeadDims.min || head_dim > kHeadDims.max || head_dim % kHeadDims.min != 0) {
+    fields.Refuse("head_dim",
+                  fmt::format("{} dimensions of a head are not a multiple of {} up to {}", head_dim,
+                              kHeadDims.min, kHeadDims.max));
+    head_dim = kHeadDims.min;
   }
   config.q_heads = static_cast<int32_t>(q_heads);
   config.kv_heads = static_cast<int32_t>(kv_heads);

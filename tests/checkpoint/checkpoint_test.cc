@@ -21,7 +21,7 @@ constexpr char kNeedle[] = EVERLONG_SOURCE_DIR "/models/needle-7m";
 
 constexpr char kConfig[] = R"({
   "architectures": ["LlamaForCausalLM"], "vocab_size": 4, "hidden_size": 2,
-  "intermediate_size": 3, "num_hidden_layers": 1, "num_attention_heads": 1,
+  "intermediate_size": 3, "num_hidden_layers": 1, "num_attention_heads": 1, "head_dim": 8,
   "max_position_embeddings": 64})";
 
 TensorSpec Embedding() {

@@ -291,7 +291,10 @@ TEST(ModelConfigTest, RefusesImpossibleGeometry) {
               HasSubstr("must divide hidden_size 2049"));
   EXPECT_THAT(ErrorOf(With(Without(Llama(), "head_dim"), {{"hidden_size", 32 * 33}})),
               HasSubstr("33"));
-  EXPECT_THAT(ErrorOf(With(Llama(), {{"head_dim", 63}})), HasSubstr("head_dim is 63"));
+  for (int head_dim : {4, 63, 68, 520}) {
+    EXPECT_THAT(ErrorOf(With(Llama(), {{"head_dim", head_dim}})),
+                HasSubstr("head_dim is " + std::to_string(head_dim)));
+  }
   EXPECT_THAT(ErrorOf(With(Llama(), {{"eos_token_id", 128256}})),
               HasSubstr("eos_token_id is 128256"));
   EXPECT_THAT(ErrorOf(With(Llama(), {{"tie_word_embeddings", "yes"}})),

@@ -1,10 +1,66 @@
 #include "client/generation.h"
 
+#include <algorithm>
+#include <cctype>
 #include <utility>
 
 #include "client/prompt.h"
 
 namespace everlong {
+namespace {
+
+void AddAttentionOptions(CLI::App& command, GenerationOptions& options) {
+  const auto add = [&](const char* name, auto& value, const char* description, const char* type) {
+    return command.add_option(name, value, description)->type_name(type)->group("Attention");
+  };
+  add("--attention", options.attention, "auto, dense or infinite_hip", "MODE");
+  add("--preset", options.preset, "Settings by name: default, 3k, 5k ...", "NAME");
+  add("--selector", options.selector, "hip, scan or window", "NAME");
+  add("--positions", options.positions, "auto, true, streaming or clipped", "RULE");
+  add("--budget", options.budget, "Tokens that the selector picks", "N");
+  add("--sinks", options.sinks, "First tokens, which are always read", "N");
+  add("--window", options.window, "Latest tokens, which are always read", "N");
+  add("--refresh", options.refresh, "Output tokens a selection serves, by stage", "N,...")
+      ->delimiter(',')
+      ->allow_extra_args(false);
+}
+
+// The enumerator whose name is `prefix` and the word in capitals; no word: UNSPECIFIED.
+template <class Enum>
+absl::StatusOr<Enum> ParseWord(const std::optional<std::string>& word, const char* flag,
+                               const std::string& prefix,
+                               bool (*parse)(google::protobuf::ConstStringParam, Enum*)) {
+  Enum value{};
+  if (!word) return value;
+  std::string name = prefix + *word;
+  std::transform(name.begin(), name.end(), name.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
+  if (parse(name, &value) && value != Enum{}) return value;
+  return absl::InvalidArgumentError(std::string(flag) + ": '" + *word + "' is not known");
+}
+
+absl::Status ApplyAttentionOptions(const GenerationOptions& options, v1::Attention& attention) {
+  const auto mode =
+      ParseWord(options.attention, "--attention", "ATTENTION_MODE_", v1::AttentionMode_Parse);
+  if (!mode.ok()) return mode.status();
+  const auto selector =
+      ParseWord(options.selector, "--selector", "ATTENTION_SELECTOR_", v1::AttentionSelector_Parse);
+  if (!selector.ok()) return selector.status();
+  const auto positions = ParseWord(options.positions, "--positions", "ATTENTION_POSITIONS_",
+                                   v1::AttentionPositions_Parse);
+  if (!positions.ok()) return positions.status();
+  attention.set_mode(*mode);
+  attention.set_selector(*selector);
+  attention.set_positions(*positions);
+  if (options.preset) attention.set_preset(*options.preset);
+  if (options.budget) attention.set_budget(*options.budget);
+  if (options.sinks) attention.set_sinks(*options.sinks);
+  if (options.window) attention.set_window(*options.window);
+  attention.mutable_refresh()->Add(options.refresh.begin(), options.refresh.end());
+  return absl::OkStatus();
+}
+
+}  // namespace
 
 void AddGenerationOptions(CLI::App& command, GenerationOptions& options) {
   constexpr char kGroup[] = "Generation";
@@ -25,6 +81,7 @@ void AddGenerationOptions(CLI::App& command, GenerationOptions& options) {
       ->allow_extra_args(false);
   command.add_flag("--ignore-eos", options.ignore_eos, "Goes on after the model's end of sequence")
       ->group(kGroup);
+  AddAttentionOptions(command, options);
 }
 
 absl::Status ApplyGenerationOptions(const GenerationOptions& options,
@@ -42,6 +99,10 @@ absl::Status ApplyGenerationOptions(const GenerationOptions& options,
   if (options.max_output_tokens) stopping.set_max_output_tokens(*options.max_output_tokens);
   if (options.min_output_tokens) stopping.set_min_output_tokens(*options.min_output_tokens);
   stopping.set_ignore_eos(options.ignore_eos);
+  if (absl::Status status = ApplyAttentionOptions(options, *request.mutable_attention());
+      !status.ok()) {
+    return status;
+  }
   for (const std::string& stop : options.stop) {
     if (absl::Status status = CheckUtf8(stop, "--stop"); !status.ok()) return status;
     stopping.add_stop(stop);

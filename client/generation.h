@@ -26,6 +26,14 @@ struct GenerationOptions {
   std::optional<uint64_t> seed;
   std::vector<std::string> stop;
   bool ignore_eos = false;
+  std::optional<std::string> attention;
+  std::optional<std::string> preset;
+  std::optional<std::string> selector;
+  std::optional<std::string> positions;
+  std::optional<int32_t> budget;
+  std::optional<int32_t> sinks;
+  std::optional<int32_t> window;
+  std::vector<int32_t> refresh;
 };
 
 void AddGenerationOptions(CLI::App& command, GenerationOptions& options);

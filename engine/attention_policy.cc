@@ -366,6 +366,7 @@ int64_t PlanBuilder::AddOne(const SequencePlan& plan, const AttentionSettings& s
       }
       block.slot = decode ? plan.slot : next_slot++;
       block.select = static_cast<int32_t>(selects.size());
+      block.first = !decode || step == 0;
       while (decode && block.first_stage < selector.num_stages() &&
              step % selector.refresh[block.first_stage] != 0) {
         ++block.first_stage;

@@ -82,6 +82,11 @@ class EngineLoop final : public Engine {
     return parts_.memory.cache.PageBytes() * config().num_layers / kPageTokens;
   }
 
+  std::vector<std::string_view> attention_presets() const override {
+    if (parts_.memory.selection.slots == 0) return {};
+    return PresetNames();
+  }
+
   absl::StatusOr<RequestId> Submit(Request request, std::shared_ptr<EventSink> sink) override;
   void Cancel(RequestId id) override;
   bool Step() override;
@@ -111,7 +116,9 @@ class EngineLoop final : public Engine {
   void FinishRequest(RequestId id, const absl::Status& status);
   void RemoveSequences(RequestId id);
   void Release(Sequence& sequence);
-  void CountAttention(ActiveRequest& active, const Sequence& sequence);
+  void CountAttention(ActiveRequest& active, const Sequence& sequence, int64_t position);
+  void ClearReuse(const Sequence& sequence);
+  void CountReuse(ActiveRequest& active, const Sequence& sequence);
   void CountStep(absl::Duration duration);
   absl::Status CheckDeadline(const Request& request, absl::Time now) const;
   void Publish();
@@ -310,6 +317,7 @@ void EngineLoop::BuildBatch(const Schedule& plan) {
       sequence.running = true;
       sequence.slot = free_slots_.back();
       free_slots_.pop_back();
+      ClearReuse(sequence);
     }
     Extend(sequence.session, pool_, plan.tokens[i], copies_);
     batch_.Add(sequence, plan.tokens[i]);
@@ -362,7 +370,7 @@ void EngineLoop::Deliver() {
 void EngineLoop::DeliverSlice(const Batch::Slice& slice, absl::Time now) {
   Sequence& sequence = *slice.sequence;
   ActiveRequest& active = *requests_.at(sequence.request_id);
-  CountAttention(active, sequence);
+  CountAttention(active, sequence, sequence.session.stored + slice.num_tokens - 1);
   sequence.session.stored += slice.num_tokens;
 
   PrefillEvent prefill = {.done_tokens = std::min(sequence.session.stored, sequence.num_prompt),
@@ -420,6 +428,7 @@ void EngineLoop::FinishSample(ActiveRequest& active, Sequence& sequence,
   event.sample = sequence.sample;
   active.last_reason = event.reason;
   active.sink->OnEvent(std::move(event));
+  CountReuse(active, sequence);
   Release(sequence);
   finished_samples_.emplace_back(active.id, sequence.sample);
 }
@@ -447,6 +456,7 @@ void EngineLoop::FinishRequest(RequestId id, const absl::Status& status) {
     ++stats_.finished[static_cast<size_t>(active.last_reason)];
     stats_.e2e_request_latency_seconds.Observe(Seconds(now - active.submitted));
     stats_.request_decode_time_seconds.Observe(Seconds(timings.decode));
+    stats_.attended_ratio.Observe(active.attention.attended_ratio);
   } else {
     ++stats_.failures[status.code()];
   }
@@ -472,17 +482,40 @@ void EngineLoop::Release(Sequence& sequence) {
   sequence.slot = -1;
 }
 
-// What the step that has just run read for the sequence, if it decoded.
-void EngineLoop::CountAttention(ActiveRequest& active, const Sequence& sequence) {
+// What the step that has just run read at `position`, if that was decoded.
+void EngineLoop::CountAttention(ActiveRequest& active, const Sequence& sequence, int64_t position) {
   const SequencePlan plan = sequence.plan();
-  const int64_t position = sequence.session.stored;
   if (position < plan.decode_begin) return;
   const StepUse use = UseAt(plan, position);
   AttentionUse& total = active.attention;
   ++total.decode_steps;
   total.attended_ratio +=
       (use.attended_ratio - total.attended_ratio) / static_cast<double>(total.decode_steps);
-  for (int stage = use.first_stage; stage < use.num_stages; ++stage) ++total.refreshes[stage];
+  for (int stage = use.first_stage; stage < use.num_stages; ++stage) {
+    ++total.refreshes[stage];
+    ++stats_.stage_refreshes[stage];
+  }
+}
+
+// The device counts reuse by slot, from when a sequence gets the slot to when it ends.
+void EngineLoop::ClearReuse(const Sequence& sequence) {
+  const Selection& selection = parts_.memory.selection;
+  if (!sequence.sparse) return;
+  const std::vector<int64_t> zeros(selection.Reuse(1, 0, 0));
+  parts_.kernels->Upload(selection.reuse + selection.Reuse(sequence.slot, 0, 0), zeros.data(),
+                         static_cast<int64_t>(zeros.size() * sizeof(int64_t)));
+}
+
+void EngineLoop::CountReuse(ActiveRequest& active, const Sequence& sequence) {
+  const Selection& selection = parts_.memory.selection;
+  if (!sequence.sparse) return;
+  std::vector<int64_t> counts(selection.Reuse(1, 0, 0));
+  parts_.kernels->Download(counts.data(), selection.reuse + selection.Reuse(sequence.slot, 0, 0),
+                           static_cast<int64_t>(counts.size() * sizeof(int64_t)));
+  for (size_t i = 0; i < counts.size(); i += 2) {
+    active.attention.selected_blocks += counts[i];
+    active.attention.reused_blocks += counts[i + 1];
+  }
 }
 
 void EngineLoop::CountStep(absl::Duration duration) {

@@ -7,6 +7,8 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -49,6 +51,8 @@ class Engine {
   virtual const Tokenizer& tokenizer() const = 0;
   virtual const ChatTemplate* chat_template() const = 0;  // null: the checkpoint has none
   virtual int64_t kv_bytes_per_token() const = 0;
+  // What a request may name. Empty: attention is dense only.
+  virtual std::vector<std::string_view> attention_presets() const = 0;
 
   // Any thread. INVALID_ARGUMENT as ValidateRequest says; RESOURCE_EXHAUSTED when max_waiting
   // requests wait; DEADLINE_EXCEEDED when the prompt cannot be read in time at the best rate seen;

@@ -59,7 +59,8 @@ ContextMemory LayOut(const ModelConfig& config, const EngineOptions& options,
   // Every running sequence, and every prompt block of a step.
   const int32_t prompt_blocks =
       options.max_batch_tokens / kQueryBlockTokens + 2 * options.max_running;
-  memory.selection = {.slots = options.max_running + prompt_blocks,
+  memory.selection = {.layers = config.num_layers,
+                      .slots = options.max_running + prompt_blocks,
                       .kv_heads = config.kv_heads,
                       .capacity = std::max(SelectionCapacity(policy), kLeastCapacity)};
   return memory;
@@ -94,6 +95,8 @@ void Allocate(Kernels& kernels, int64_t num_pages, ContextMemory& memory) {
   const int64_t lists = selection.List(num_layers, 0, 0, 0);
   const auto entry = static_cast<int64_t>(sizeof(int32_t));
   selection.counts = static_cast<int32_t*>(kernels.Allocate(lists * entry));
+  selection.reuse = static_cast<int64_t*>(kernels.Allocate(selection.Reuse(selection.slots, 0, 0) *
+                                                           static_cast<int64_t>(sizeof(int64_t))));
   selection.blocks = static_cast<int32_t*>(kernels.Allocate(lists * selection.capacity * entry));
 }
 

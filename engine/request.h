@@ -108,6 +108,8 @@ struct AttentionUse {
   int64_t decode_steps = 0;                     // samples count each
   double attended_ratio = 1.0;                  // tokens read over tokens there, mean
   std::array<int64_t, kMaxStages> refreshes{};  // of each stage, in the first sparse layer class
+  int64_t selected_blocks = 0;  // by refreshes but the first, all layers and KV heads
+  int64_t reused_blocks = 0;    // of these, blocks that had been selected before
 };
 
 // The one terminal event. `status` is OK unless the request failed: CANCELLED, DEADLINE_EXCEEDED,

@@ -32,6 +32,10 @@ std::vector<double> StepTokenBuckets() {
   return {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
 }
 
+std::vector<double> RatioBuckets() {
+  return {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1};
+}
+
 }  // namespace
 
 Histogram::Histogram(std::vector<double> upper_bounds)
@@ -52,6 +56,7 @@ EngineStats::EngineStats()
       step_seconds_prefill(StepBuckets()),
       step_seconds_decode(StepBuckets()),
       step_tokens_prefill(StepTokenBuckets()),
-      step_tokens_decode(StepTokenBuckets()) {}
+      step_tokens_decode(StepTokenBuckets()),
+      attended_ratio(RatioBuckets()) {}
 
 }  // namespace everlong

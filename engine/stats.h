@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "kernels/args.h"
 
 namespace everlong {
 
@@ -46,6 +47,8 @@ struct EngineStats {
   Histogram step_seconds_decode;   // the others
   Histogram step_tokens_prefill;
   Histogram step_tokens_decode;
+  Histogram attended_ratio;  // of finished requests: tokens read over tokens there, while decoding
+  std::array<uint64_t, kMaxStages> stage_refreshes{};  // selector stages run for decoded tokens
 };
 
 }  // namespace everlong

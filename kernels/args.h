@@ -85,12 +85,19 @@ inline constexpr int kFinalList = kMaxStages - 1;
 struct Selection {
   int32_t* blocks = nullptr;  // device, [layers][slots][kv_heads][kMaxStages][capacity]
   int32_t* counts = nullptr;  // device, [layers][slots][kv_heads][kMaxStages]
+  // Device, [slots][layers][kv_heads][2]: the blocks of a slot's final lists but the first, and how
+  // many of them the list before had.
+  int64_t* reuse = nullptr;
+  int32_t layers = 0;
   int32_t slots = 0;
   int32_t kv_heads = 0;
   int32_t capacity = 0;  // entries of a list
 
   int64_t List(int64_t layer, int64_t slot, int64_t kv_head, int64_t list) const {
     return ((layer * slots + slot) * kv_heads + kv_head) * kMaxStages + list;
+  }
+  int64_t Reuse(int64_t slot, int64_t layer, int64_t kv_head) const {
+    return ((slot * layers + layer) * kv_heads + kv_head) * 2;
   }
 };
 
@@ -151,6 +158,7 @@ struct QueryBlock {
   int32_t slot = -1;        // -1: no selection
   int32_t select = -1;      // which SelectParams
   int32_t first_stage = 0;  // stages before it keep their lists; num_stages (kScan: 1): all do
+  bool first = true;        // the slot's lists are those of something else
 };
 
 // What the layers of one class read. Every token is in exactly one block, in order.

@@ -53,6 +53,9 @@ v1::Model Describe(const ServedModel& served) {
   model.mutable_eos_token_ids()->Add(config.eos_ids.begin(), config.eos_ids.end());
   model.set_has_chat_template(engine.chat_template() != nullptr);
   model.set_device(served.device);
+  for (const std::string_view preset : engine.attention_presets()) {
+    model.add_attention_presets(std::string(preset));
+  }
   return model;
 }
 

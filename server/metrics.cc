@@ -2,6 +2,7 @@
 
 #include <array>
 #include <limits>
+#include <string>
 #include <utility>
 
 namespace everlong {
@@ -94,6 +95,16 @@ MetricFamily Failures(const EngineStats& stats, const CallCounts& counts) {
                 MetricType::Counter, std::move(metrics));
 }
 
+MetricFamily StageRefreshes(const EngineStats& stats) {
+  std::vector<ClientMetric> metrics;
+  for (size_t i = 0; i < stats.stage_refreshes.size(); ++i) {
+    metrics.push_back(CounterValue(static_cast<double>(stats.stage_refreshes[i]),
+                                   {{"stage", std::to_string(i + 1)}}));
+  }
+  return Family("hip_stage_refreshes_total", "Times a selector's stage ran for a decoded token",
+                MetricType::Counter, std::move(metrics));
+}
+
 MetricFamily KvUsage(const EngineStats& stats) {
   const double used = static_cast<double>(stats.kv_pages_used);
   const double total = static_cast<double>(stats.kv_pages_total);
@@ -134,6 +145,10 @@ std::vector<MetricFamily> ToMetrics(const EngineStats& s, const CallCounts& coun
       ByPhase("step_seconds", "Duration of a step; phase prefill: with any prompt token",
               s.step_seconds_prefill, s.step_seconds_decode),
       ByPhase("step_tokens", "Tokens of a step", s.step_tokens_prefill, s.step_tokens_decode),
+      Distribution("hip_attended_ratio",
+                   "Tokens read over tokens there, mean of a finished request's decoding",
+                   s.attended_ratio),
+      StageRefreshes(s),
   };
 }
 

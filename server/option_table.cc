@@ -4,6 +4,7 @@
 
 #include "engine/status.h"
 #include "fmt/format.h"
+#include "server/attention_options.h"
 #include "server/options.h"
 
 namespace everlong {
@@ -96,6 +97,16 @@ absl::Status ReadKvType(const std::string& value, ServerOptions& options) {
   return Invalid(fmt::format("'{}' is not one of f32, f16, bf16", value));
 }
 
+Read Attention(const char* field) {
+  return [=](const std::string& value, ServerOptions& options) {
+    return SetAttention(field, value, options.engine.attention.all);
+  };
+}
+
+absl::Status ReadLayers(const std::string& value, ServerOptions& options) {
+  return SetAttentionLayers(value, options.engine.attention);
+}
+
 template <class Number>
 std::function<Number&(ServerOptions&)> OfEngine(Number EngineOptions::*member) {
   return [=](ServerOptions& options) -> Number& { return options.engine.*member; };
@@ -136,6 +147,26 @@ std::vector<Option> MakeTable() {
        "KV cache, e.g. 4GiB; 0: four contexts, at most a quarter of the memory",
        Size<int64_t>(OfEngine(&E::kv_device_bytes), 0)},
       {"kv-type", "f32|f16|bf16", "f16", "Element type of the KV cache", ReadKvType},
+      {"attention", "MODE", "auto",
+       "auto (dense within the trained length, infinite_hip after it), dense or infinite_hip",
+       Attention("mode")},
+      {"preset", "NAME", "",
+       fmt::format("Settings of infinite_hip: {}", fmt::join(PresetNames(), ", ")),
+       Attention("preset")},
+      {"selector", "hip|scan|window", "",
+       "What picks the tokens that are read; as the preset has it", Attention("selector")},
+      {"positions", "RULE", "", "auto, true, streaming or clipped; as the preset has it",
+       Attention("positions")},
+      {"budget", "N", "", "Tokens that the selector picks", Attention("budget")},
+      {"sinks", "N", "", "First tokens, which are always read", Attention("sinks")},
+      {"window", "N", "", "Latest tokens, which are always read", Attention("window")},
+      {"refresh", "N,...", "", "Output tokens for which a selection serves, by stage",
+       Attention("refresh")},
+      {"attention-layers", "LIST", "",
+       "Layers that differ, e.g. \"0,1 mode=dense; 4-7 budget=4096\"", ReadLayers},
+      {"index-bits", "1|2|4", text(engine.index_bits),
+       "Bits for each value of the keys' copy that the scan reads",
+       Count<int32_t>(OfEngine(&E::index_bits), 1, 4)},
       {"ready-file", "PATH", "", "Gets the addresses as JSON once requests are served",
        Text(&S::ready_file)},
       {"drain-seconds", "S", "30", "Time for running requests to finish after SIGTERM", ReadDrain},

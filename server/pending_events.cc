@@ -27,6 +27,16 @@ void Fill(absl::Duration from, google::protobuf::Duration* to) {
   to->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(from)));
 }
 
+void Fill(const AttentionUse& from, v1::AttentionUse* to) {
+  to->set_attended_ratio(from.attended_ratio);
+  const auto used = std::find(from.refreshes.begin(), from.refreshes.end(), 0);
+  to->mutable_stage_refreshes()->Add(from.refreshes.begin(), used);
+  if (from.selected_blocks > 0) {
+    to->set_hit_ratio(static_cast<double>(from.reused_blocks) /
+                      static_cast<double>(from.selected_blocks));
+  }
+}
+
 v1::FinishReason ToProto(FinishReason reason) {
   switch (reason) {
     case FinishReason::kStopToken:
@@ -80,6 +90,9 @@ v1::GenerateEvent ToProto(const FinishedEvent& from, const PendingEvents::Subjec
   Fill(from.timings.prefill, timings->mutable_prefill());
   Fill(from.timings.first_token, timings->mutable_first_token());
   Fill(from.timings.decode, timings->mutable_decode());
+  if (from.attention.decode_steps > 0) {
+    Fill(from.attention, event.mutable_finished()->mutable_attention());
+  }
   // Samples are generated side by side: each has its share of the tokens after the first ones.
   const int64_t later_tokens = from.usage.output_tokens - subject.num_samples;
   if (later_tokens > 0) {

@@ -1,5 +1,6 @@
 #include "server/request_from_proto.h"
 
+#include <optional>
 #include <string_view>
 #include <utility>
 
@@ -104,6 +105,34 @@ absl::Status ReadLogprobs(const v1::Logprobs& proto, Request& request) {
   return absl::OkStatus();
 }
 
+template <class To, class From>
+absl::Status ReadEnum(const char* field, From from, From last, std::optional<To>& to) {
+  const int value = static_cast<int>(from);
+  RETURN_IF_ERROR(InRange(field, value, 0, last));
+  if (value > 0) to = static_cast<To>(value - 1);
+  return absl::OkStatus();
+}
+
+// The engine's enumerations have the order of the proto's, which begin with UNSPECIFIED.
+static_assert(static_cast<int>(AttentionMode::kInfiniteHip) + 1 == v1::ATTENTION_MODE_INFINITE_HIP);
+static_assert(static_cast<int>(SelectorName::kWindow) + 1 == v1::ATTENTION_SELECTOR_WINDOW);
+static_assert(static_cast<int>(PositionRule::kClipped) + 1 == v1::ATTENTION_POSITIONS_CLIPPED);
+
+absl::Status ReadAttention(const v1::Attention& proto, AttentionOverrides& overrides) {
+  RETURN_IF_ERROR(
+      ReadEnum("attention.mode", proto.mode(), v1::ATTENTION_MODE_INFINITE_HIP, overrides.mode));
+  RETURN_IF_ERROR(ReadEnum("attention.selector", proto.selector(), v1::ATTENTION_SELECTOR_WINDOW,
+                           overrides.selector));
+  RETURN_IF_ERROR(ReadEnum("attention.positions", proto.positions(),
+                           v1::ATTENTION_POSITIONS_CLIPPED, overrides.positions));
+  if (!proto.preset().empty()) overrides.preset = proto.preset();
+  if (proto.has_budget()) overrides.budget = proto.budget();
+  if (proto.has_sinks()) overrides.num_sinks = proto.sinks();
+  if (proto.has_window()) overrides.window = proto.window();
+  overrides.refresh.assign(proto.refresh().begin(), proto.refresh().end());
+  return absl::OkStatus();
+}
+
 // Names of Request's fields in GenerateRequest.
 constexpr std::pair<std::string_view, std::string_view> kProtoFields[] = {
     {"temperature", "sampling.temperature"},
@@ -172,6 +201,7 @@ absl::StatusOr<Request> ToRequest(const v1::GenerateRequest& proto, const Served
   RETURN_IF_ERROR(ReadSampling(proto.sampling(), request.sampling));
   RETURN_IF_ERROR(ReadStopping(proto.stopping(), request));
   RETURN_IF_ERROR(ReadLogprobs(proto.logprobs(), request));
+  RETURN_IF_ERROR(ReadAttention(proto.attention(), request.attention));
   RETURN_IF_ERROR(InRange("priority", proto.priority(), -kMaxPriority, kMaxPriority));
   request.priority = proto.priority();
   if (proto.has_num_samples()) request.num_samples = proto.num_samples();

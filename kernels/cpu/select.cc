@@ -112,6 +112,19 @@ void Dilate(std::span<const float> scores, int64_t reach, std::vector<float>& di
   }
 }
 
+// Blocks of two ascending lists that both have.
+int64_t CountCommon(std::span<const int32_t> a, std::span<const int32_t> b) {
+  int64_t common = 0;
+  for (size_t i = 0, j = 0; i < a.size() && j < b.size();) {
+    common += a[i] == b[j] ? 1 : 0;
+    const bool advance_a = a[i] <= b[j];
+    const bool advance_b = b[j] <= a[i];
+    i += advance_a ? 1 : 0;
+    j += advance_b ? 1 : 0;
+  }
+  return common;
+}
+
 void Gather(const SelectArgs& args, const Choice& choice, int64_t head, int64_t position,
             const Turn* turn, float* key) {
   const int64_t page = choice.sequence->pages[position / kPageTokens];
@@ -460,6 +473,13 @@ void Select::Store(const SelectArgs& args, const Choice& choice, int32_t list,
   EVERLONG_CHECK(blocks.size() <= static_cast<size_t>(selection.capacity));
   for (int64_t head = choice.first_head; head < choice.end_head; ++head) {
     const int64_t at = selection.List(args.layer, choice.block->slot, head, list);
+    if (list == kFinalList && !choice.block->first) {
+      const std::span<const int32_t> before(selection.blocks + at * selection.capacity,
+                                            static_cast<size_t>(selection.counts[at]));
+      int64_t* reuse = selection.reuse + selection.Reuse(choice.block->slot, args.layer, head);
+      reuse[0] += static_cast<int64_t>(blocks.size());
+      reuse[1] += CountCommon(before, blocks);
+    }
     std::copy(blocks.begin(), blocks.end(), selection.blocks + at * selection.capacity);
     selection.counts[at] = static_cast<int32_t>(blocks.size());
   }

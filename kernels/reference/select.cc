@@ -264,7 +264,15 @@ void SelectBlocks(const SelectArgs& args, const Step& step, const QueryBlock& bl
     }
     const int64_t first = params.all_heads ? 0 : head;
     const int64_t end = params.all_heads ? args.cache.kv_heads : head + 1;
+    const std::vector<int32_t> before = lists[kFinalList];
     Chooser(args, sequence, block, params, first, end).Run(lists);
+    if (!block.first) {
+      int64_t* reuse = selection.reuse + selection.Reuse(block.slot, args.layer, head);
+      reuse[0] += static_cast<int64_t>(lists[kFinalList].size());
+      reuse[1] += std::count_if(lists[kFinalList].begin(), lists[kFinalList].end(), [&](int32_t b) {
+        return std::binary_search(before.begin(), before.end(), b);
+      });
+    }
     for (int32_t s = 0; s < kMaxStages; ++s) {
       EVERLONG_CHECK(lists[s].size() <= static_cast<size_t>(selection.capacity));
       const int64_t list = selection.List(args.layer, block.slot, head, s);

@@ -1,0 +1,20 @@
+// The words for attention settings, in options and in layer lists.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "engine/attention_policy.h"
+
+namespace everlong {
+
+// Sets one of: mode, preset, selector, positions, budget, sinks, window, refresh (numbers with
+// commas between). INVALID_ARGUMENT says what is wrong with the value.
+absl::Status SetAttention(std::string_view name, const std::string& value,
+                          AttentionOverrides& overrides);
+
+// Layers and what differs for them: "0,1 mode=dense; 4-7 budget=4096 window=2048".
+absl::Status SetAttentionLayers(const std::string& value, AttentionConfig& config);
+
+}  // namespace everlong

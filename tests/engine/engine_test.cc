@@ -124,6 +124,98 @@ TEST_P(EngineBackendTest, PreemptionDoesNotChangeTheOutput) {
   }
 }
 
+// Far more context than sinks, selection and window hold.
+AttentionOverrides SparseAttention(const char* preset) {
+  return {.mode = AttentionMode::kInfiniteHip,
+          .preset = preset,
+          .positions = PositionRule::kClipped,
+          .budget = 64,
+          .num_sinks = 16,
+          .window = 64};
+}
+
+TEST_P(EngineBackendTest, SparseOutputIsTheSameAloneInAnyBatchWithAnyChunk) {
+  std::vector<Request> requests;
+  for (uint32_t i = 0; i < 6; ++i) {
+    requests.push_back(GreedyRequest(RandomPrompt(i, 1 + 151 * i), 30));
+    if (i > 0) requests.back().attention = SparseAttention(i % 2 == 0 ? "default" : "3k");
+  }
+  std::vector<std::vector<int32_t>> alone;
+  for (const Request& request : requests) {
+    alone.push_back(OutputAlone(SmallOptions(), GetParam(), request));
+  }
+  for (const int32_t max_batch_tokens : {72, 100, 333, 1024}) {
+    EngineOptions options = SmallOptions();
+    options.max_batch_tokens = max_batch_tokens;
+    auto engine = MakeTinyEngine(options, MakeKernels(GetParam()));
+    std::vector<std::shared_ptr<RecordingSink>> sinks;
+    for (const Request& request : requests) {
+      sinks.push_back(SubmitTo(*engine, request));
+      engine->Step();
+    }
+    RunToEnd(*engine);
+    for (size_t i = 0; i < requests.size(); ++i) {
+      EXPECT_EQ(sinks[i]->tokens(), alone[i]) << "request " << i << ", chunk " << max_batch_tokens;
+    }
+  }
+}
+
+TEST_P(EngineBackendTest, SparseOutputSurvivesPreemptionAndSampling) {
+  EngineOptions options = SmallOptions();
+  options.max_context = 640;
+  options.kv_device_bytes = 14 * kTinyPageBytes;
+  auto engine = MakeTinyEngine(options, MakeKernels(GetParam()));
+  std::vector<Request> requests;
+  std::vector<std::shared_ptr<RecordingSink>> sinks;
+  for (uint32_t i = 0; i < 3; ++i) {
+    requests.push_back(GreedyRequest(RandomPrompt(40 + i, 250), 200));
+    requests.back().attention = SparseAttention(i % 2 == 0 ? "default" : "3k");
+    sinks.push_back(SubmitTo(*engine, requests.back()));
+  }
+  RunToEnd(*engine);
+  EXPECT_GT(engine->Stats().preemptions, 0u);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    EXPECT_EQ(sinks[i]->tokens(), OutputAlone(SmallOptions(), GetParam(), requests[i]));
+  }
+  requests[0].num_samples = 3;
+  EXPECT_EQ(OutputAlone(SmallOptions(), GetParam(), requests[0]), sinks[0]->tokens());
+}
+
+TEST_P(EngineBackendTest, WhereEverythingIsSelectedSparseIsDense) {
+  Request request = GreedyRequest(RandomPrompt(3, 700), 40);
+  const std::vector<int32_t> dense = OutputAlone(SmallOptions(), GetParam(), request);
+  for (const char* preset : {"default", "3k"}) {
+    request.attention = SparseAttention(preset);
+    request.attention.positions = PositionRule::kTrue;
+    EXPECT_NE(OutputAlone(SmallOptions(), GetParam(), request), dense);
+    request.attention.budget = 1024;
+    EXPECT_EQ(OutputAlone(SmallOptions(), GetParam(), request), dense);
+  }
+}
+
+TEST_P(EngineBackendTest, FinishedTellsWhatAttentionRead) {
+  Request request = GreedyRequest(RandomPrompt(3, 800), 33);
+  request.attention = SparseAttention("3k");
+  auto engine = MakeTinyEngine(SmallOptions(), MakeKernels(GetParam()));
+  auto sink = SubmitTo(*engine, request);
+  RunToEnd(*engine);
+  const AttentionUse& use = sink->end().attention;
+  EXPECT_EQ(use.decode_steps, 33);
+  EXPECT_NEAR(use.attended_ratio, (16 + 64 + 64 + 8) / 816.0, 0.03);
+  EXPECT_EQ(use.refreshes[0], 3);  // steps 0, 16, 32
+  EXPECT_EQ(use.refreshes[1], 5);
+  EXPECT_EQ(use.refreshes[2], 9);
+  EXPECT_EQ(use.selected_blocks, 8 * 8 * 2 * 2);  // refreshes, blocks, layers, KV heads
+  EXPECT_GT(use.reused_blocks, 0);
+  EXPECT_LE(use.reused_blocks, use.selected_blocks);
+
+  request.attention = {};
+  auto dense = SubmitTo(*engine, request);
+  RunToEnd(*engine);
+  EXPECT_EQ(dense->end().attention.attended_ratio, 1.0);
+  EXPECT_EQ(dense->end().attention.refreshes[0], 0);
+}
+
 TEST_P(EngineBackendTest, SamplesShareThePromptAndDrawTheirOwnStreams) {
   Request request = GreedyRequest(RandomPrompt(7, 150), 10);
   request.sampling = {.temperature = 1.0f, .seed = 11};
@@ -477,6 +569,23 @@ TEST(EngineFaultTest, DeviceFaultEndsEveryRequestAndTurnsUnhealthy) {
   const auto refused =
       engine->Submit(GreedyRequest(RandomPrompt(1, 10), 4), std::make_shared<RecordingSink>());
   EXPECT_EQ(refused.status().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST(EngineOptionsTest, SparseAttentionThatTheServerHasNoRoomForIsRefused) {
+  EngineOptions options = SmallOptions();
+  auto engine = MakeTinyEngine(options, MakeReferenceKernels());
+  Request request = GreedyRequest(RandomPrompt(1, 10), 1);
+  request.attention.budget = 8192;
+  const auto large = engine->Submit(request, std::make_shared<RecordingSink>());
+  EXPECT_THAT(std::string(large.status().message()), HasSubstr("1024 blocks or chunks pass"));
+  EXPECT_FALSE(engine->attention_presets().empty());
+
+  options.attention.all.mode = AttentionMode::kDense;
+  engine = MakeTinyEngine(options, MakeReferenceKernels());
+  request.attention = {.mode = AttentionMode::kInfiniteHip};
+  const auto sparse = engine->Submit(request, std::make_shared<RecordingSink>());
+  EXPECT_THAT(std::string(sparse.status().message()), HasSubstr("dense attention only"));
+  EXPECT_TRUE(engine->attention_presets().empty());
 }
 
 TEST(EngineOptionsTest, WrongOptionsAreRefusedWithTheirNumbers) {

@@ -126,7 +126,9 @@ TEST(SchedulerTest, RandomStatesKeepTheLimits) {
       ASSERT_LE(plan.tokens[i], views[i].pending);
       free_after -= PagesFor(views[i].stored + plan.tokens[i]) - PagesFor(views[i].stored);
       running_after += plan.tokens[i] > 0 && !views[i].running ? 1 : 0;
-      if (views[i].paused) ASSERT_EQ(plan.tokens[i], 0);
+      if (views[i].paused) {
+        ASSERT_EQ(plan.tokens[i], 0);
+      }
     }
     ASSERT_GE(free_after, 0);
     ASSERT_LE(running_after, kLimits.max_running);

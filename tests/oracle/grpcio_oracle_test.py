@@ -1,7 +1,10 @@
 """The public API as a Python client sees it that has nothing but proto/, and gRPC's own services."""
 
 import importlib
+import os
+import re
 import subprocess
+import sys
 
 import grpc
 import pytest
@@ -127,6 +130,14 @@ def test_a_client_that_vanishes_frees_everything(pb, protos, server):
     wait_until(server.is_idle, FREED_WITHIN_S, "the abandoned request is gone")
 
 
+def test_the_example_of_the_readme_runs(protos, server):
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    example = example.replace("127.0.0.1:50051", server.grpc)
+    run = subprocess.run([sys.executable, "-c", example], check=True, capture_output=True, text=True,
+                         env={**os.environ, "PYTHONPATH": str(protos)})
+    assert len(run.stdout) > 20 and not run.stderr
+
+
 def test_get_model_agrees_with_list_models(inference, pb):
     (model,) = inference.ListModels(pb.ListModelsRequest()).models
     assert model == inference.GetModel(pb.GetModelRequest(model=model.name))
@@ -214,11 +225,11 @@ def test_an_unknown_model_is_not_found(inference, pb):
 
 
 def test_sigterm_lets_running_requests_finish_and_turns_new_ones_away(pb, protos, tmp_path):
-    draining = start_server(tmp_path, "--drain-seconds", "60")
+    draining = start_server(tmp_path, "--drain-seconds", "300")
     with grpc.insecure_channel(draining.grpc) as channel:
         stub = importlib.import_module("everlong.v1.inference_pb2_grpc").InferenceStub(channel)
         request = endless_request(pb)
-        request.stopping.max_output_tokens = 1000
+        request.stopping.max_output_tokens = 2500  # Seconds.
         call = stub.Generate(request)
         next(event for event in call if event.WhichOneof("event") == "output")
         draining.process.terminate()

@@ -194,7 +194,7 @@ Value Apply(Heap& heap, Arithmetic operation, const Value& a, const Value& b) {
   } else if (operation == Arithmetic::kMultiply) {
     if (CanRepeat(a) && b.is_whole()) return Repeat(heap, a, ToInt(b, "operand"));
     if (CanRepeat(b) && a.is_whole()) return Repeat(heap, b, ToInt(a, "operand"));
-  } else if (operation == Arithmetic::kModulo && a.text() != nullptr && !b.is_undefined()) {
+  } else if (operation == Arithmetic::kModulo && a.text() != nullptr) {
     return FormatPercent(heap, *a.text(), b);
   }
   FailOperands(operation, a, b);

@@ -121,12 +121,13 @@ const Builtin* FindTest(std::string_view name) {
 
 const Builtin* FindMethod(const Value& self, std::string_view name) {
   static const Table& text = TableOf({TextMethods()});
-  static const Table& list = TableOf({ListMethods()});
+  static const Table& list = TableOf({SequenceMethods(), ListMethods()});
+  static const Table& sequence = TableOf({SequenceMethods()});
   static const Table& dict = TableOf({DictMethods()});
   if (self.text() != nullptr) return Find(text, name);
   if (self.dict() != nullptr) return Find(dict, name);
-  const bool has_methods = self.list() != nullptr && self.list()->flavor <= Flavor::kRange;
-  return has_methods ? Find(list, name) : nullptr;
+  if (self.list() == nullptr || self.list()->flavor > Flavor::kRange) return nullptr;
+  return Find(self.list()->flavor == Flavor::kList ? list : sequence, name);
 }
 
 const Builtin* FindFunction(std::string_view name) {

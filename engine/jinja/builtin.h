@@ -66,7 +66,8 @@ std::span<const Builtin> NumberFilters();
 std::span<const Builtin> SequenceFilters();
 std::span<const Builtin> Tests();
 std::span<const Builtin> TextMethods();
-std::span<const Builtin> ListMethods();
+std::span<const Builtin> SequenceMethods();
+std::span<const Builtin> ListMethods();  // that other sequences do not have
 std::span<const Builtin> DictMethods();
 std::span<const Builtin> Functions();
 

@@ -58,12 +58,16 @@ Value Items(const Call& call) {
 
 }  // namespace
 
-std::span<const Builtin> ListMethods() {
+std::span<const Builtin> SequenceMethods() {
   static constexpr Builtin kMethods[] = {
-      {"copy", "", Copy},
       {"count", "value /", Count},
       {"index", "value /", Index},
   };
+  return kMethods;
+}
+
+std::span<const Builtin> ListMethods() {
+  static constexpr Builtin kMethods[] = {{"copy", "", Copy}};
   return kMethods;
 }
 

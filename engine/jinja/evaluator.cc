@@ -61,17 +61,12 @@ Value Evaluator::Dispatch(const Expr& expr, const Scope& scope) {
       return Value(!IsTrue(operand(0)));
     case ExprKind::kNegate:
       return Negate(operand(0));
-    case ExprKind::kPlus: {
-      const Value number = operand(0);
-      return number.is_whole() ? Value(ToInt(number, "+")) : Value(ToDouble(number, "+"));
-    }
-    case ExprKind::kAnd: {
-      const Value left = operand(0);
-      return IsTrue(left) ? operand(1) : left;
-    }
+    case ExprKind::kPlus:
+      return Apply(heap_, Arithmetic::kSubtract, operand(0), Value(int64_t{0}));
+    case ExprKind::kAnd:
     case ExprKind::kOr: {
       const Value left = operand(0);
-      return IsTrue(left) ? left : operand(1);
+      return IsTrue(left) == (expr.kind == ExprKind::kAnd) ? operand(1) : left;
     }
     case ExprKind::kArithmetic: {
       const Value left = operand(0);

@@ -151,11 +151,12 @@ class FieldValues {
     return *value;
   }
 
+  // Only tuples and single values have to be used up, not what has elements by name or index.
   void FailIfLeft() const {
-    const bool all = is_tuple_
-                         ? next_ == values_.list()->items.size()
-                         : next_ == 1 || values_.dict() != nullptr || values_.list() != nullptr;
-    if (!all) throw Error("a format has fewer fields than values");
+    const bool may_be_left = values_.dict() != nullptr || values_.is_undefined() ||
+                             (values_.list() != nullptr && !is_tuple_);
+    const size_t size = is_tuple_ ? values_.list()->items.size() : 1;
+    if (!may_be_left && next_ < size) throw Error("a format has fewer fields than values");
   }
 
  private:

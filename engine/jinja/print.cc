@@ -130,7 +130,10 @@ void Print(Heap& heap, const Value& value, TextBuilder* out) {
 void PrintRepr(Heap& heap, const Value& value, TextBuilder* out) {
   if (const std::string_view* text = value.text()) {
     heap.Work(text->size() / 16 + 1);
+    const bool safe = value.As<Text>()->safe;
+    if (safe) out->Append("Markup(");
     PrintQuoted(*text, out);
+    if (safe) out->Append(")");
   } else if (value.is_undefined()) {
     out->Append("Undefined");
   } else {

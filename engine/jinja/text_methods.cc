@@ -63,7 +63,7 @@ Value AllAre(const Call& call) {
 }
 
 bool IsAlphanumeric(char32_t c) {
-  return IsAlphabetic(c) || IsDigit(c);
+  return IsAlphabetic(c) || IsNumeric(c);
 }
 
 // Whether there are characters with case and none of them is of the other case.

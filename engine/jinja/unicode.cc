@@ -17,6 +17,10 @@ char32_t SimpleUpper(char32_t c) {
   return static_cast<char32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(c)));
 }
 
+char32_t SimpleLower(char32_t c) {
+  return static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c)));
+}
+
 bool IsContinuation(char byte) {
   return (static_cast<unsigned char>(byte) & 0xC0) == 0x80;
 }
@@ -53,12 +57,18 @@ bool IsDigit(char32_t c) {
   return Category(c) == UTF8PROC_CATEGORY_ND;
 }
 
+bool IsNumeric(char32_t c) {
+  const utf8proc_category_t category = Category(c);
+  return category >= UTF8PROC_CATEGORY_ND && category <= UTF8PROC_CATEGORY_NO;
+}
+
+// Symbols and Roman numerals have case, too.
 bool IsUpper(char32_t c) {
-  return Category(c) == UTF8PROC_CATEGORY_LU;
+  return Category(c) == UTF8PROC_CATEGORY_LU || (!IsAlphabetic(c) && SimpleLower(c) != c);
 }
 
 bool IsLower(char32_t c) {
-  return Category(c) == UTF8PROC_CATEGORY_LL;
+  return Category(c) == UTF8PROC_CATEGORY_LL || (!IsAlphabetic(c) && SimpleUpper(c) != c);
 }
 
 bool IsPrintable(char32_t c) {
@@ -102,7 +112,7 @@ void AppendLower(char32_t c, std::string* out) {
   if (c == kDottedCapitalI) {
     *out += "i\u0307";
   } else {
-    AppendUtf8(static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))), out);
+    AppendUtf8(SimpleLower(c), out);
   }
 }
 
@@ -111,9 +121,12 @@ void AppendTitle(char32_t c, std::string* out) {
   const bool one_to_one = c < 0x80 || !IsLower(c) || Category(title) == UTF8PROC_CATEGORY_LT;
   const Folding folding = one_to_one ? Folding{} : Fold(c);
   if (folding.count < 2) return AppendUtf8(title, out);
-  AppendUtf8(SimpleUpper(static_cast<char32_t>(folding.characters[0])), out);
-  for (size_t i = 1; i < folding.count; ++i) {
-    AppendUtf8(static_cast<char32_t>(folding.characters[i]), out);
+  bool titled = false;
+  for (size_t i = 0; i < folding.count; ++i) {
+    const auto lower = static_cast<char32_t>(folding.characters[i]);
+    const char32_t first = titled ? lower : SimpleUpper(lower);
+    titled |= first != lower;
+    AppendUtf8(first, out);
   }
 }
 

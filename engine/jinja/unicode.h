@@ -11,7 +11,8 @@ namespace everlong::jinja {
 
 bool IsSpace(char32_t c);
 bool IsAlphabetic(char32_t c);
-bool IsDigit(char32_t c);
+bool IsDigit(char32_t c);    // decimal
+bool IsNumeric(char32_t c);  // numbers of any kind
 bool IsUpper(char32_t c);
 bool IsLower(char32_t c);
 // Whether repr() writes the character as it is.

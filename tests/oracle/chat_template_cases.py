@@ -90,6 +90,13 @@ true * 3
 '%d%%' % 50
 '%05d|%-5s|%5s|%.2f|%x|%X|%o|%+d|% d' % (42, 'ab', 'cd', 3.14159, 255, 255, 8, 5, 5)
 '%s' % none
+'a' % missing
+'%s' % missing
+'a' % 1
+'a' % [1]
+'a' % {'b': 1}
+'%s' % {'b': 1}
+'%s' % [1, 2]
 '%(a)s' % {'a': 1}
 '%d' % 'x'
 '%s %s' % ('a',)
@@ -434,6 +441,7 @@ text.rstrip()
 "hello wORLD it's 3d".title()
 "hello wORLD".capitalize()
 "ßtraße".capitalize()
+"ŉ ß ﬁ ǆ ΐ ᾀ".title()
 "aBc".swapcase()
 unicode.upper()
 unicode.lower() is string

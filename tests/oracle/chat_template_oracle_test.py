@@ -6,11 +6,13 @@ The oracle is transformers' own environment. The driver reads one request a line
 import importlib.util
 import json
 import subprocess
+import unicodedata
 from pathlib import Path
 
 import pytest
 from chat_template_cases import CONTEXT, EXPRESSIONS, TEMPLATES
 from chat_template_chats import contexts
+from chat_template_random import Templates
 from conftest import BUILD
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
@@ -64,6 +66,42 @@ def test_expression(driver, expression):
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_template(driver, template):
     check(driver, template, CONTEXT)
+
+
+# All that has case, and the characters of the first planes as repr() shows them: the two sides may
+# follow different versions of Unicode, which only add characters.
+CASED = " ".join(chr(code) for code in range(0x20000) if chr(code).swapcase() != chr(code))
+ASSIGNED = "".join(chr(code) for code in range(0x1D000)
+                   if unicodedata.category(chr(code)) not in ("Cn", "Cs"))
+
+
+@pytest.mark.parametrize("template", [
+    "{{ x | upper }}", "{{ x | lower }}", "{{ x | title }}", "{{ x.swapcase() }}",
+    "{% for c in x.split() %}{{ c.isupper() }}{{ c.islower() }}{% endfor %}"])
+def test_case_of_every_character(driver, template):
+    check(driver, template, {"x": CASED})
+
+
+@pytest.mark.parametrize("template", ["{{ [x] }}", "{{ x | tojson(true) }}", "{{ x | trim | length }}",
+                                      "{{ x.split() | length }}", "{{ x.splitlines() | length }}",
+                                      "{% for c in x %}{{ c.isalpha() }}{{ c.isalnum() }}{% endfor %}"])
+def test_every_character(driver, template):
+    check(driver, template, {"x": ASSIGNED})
+
+
+# Python prints functions with their address. Slices of numbers that are constants are undefined, as
+# Jinja's optimizer evaluates them, where those of other numbers fail.
+UNCOMPARED = (" at 0x", "has no slices")
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_random_templates(driver, seed):
+    templates = Templates(seed)
+    for _ in range(200):
+        template = templates.template()
+        answers = str(oracle(template, CONTEXT)) + str(driver.render(template, CONTEXT))
+        if not any(text in answers for text in UNCOMPARED):
+            check(driver, template, CONTEXT)
 
 
 # Packages that carry the templates of published checkpoints, and where.

@@ -141,7 +141,7 @@ absl::Status CheckAgainstVocabulary(const AddedToken& token, const Bpe& bpe) {
     return absl::InvalidArgumentError(fmt::format(
         "added token \"{}\" has id {}, in the vocabulary {}", token.content, token.id, known_id));
   }
-  if (token.id < bpe.vocab_size() && !bpe.Content(token.id).empty()) {
+  if (!bpe.Content(token.id).empty()) {
     return absl::InvalidArgumentError(
         fmt::format("added token \"{}\" has id {}, which the vocabulary gives to \"{}\"",
                     token.content, token.id, bpe.Content(token.id)));

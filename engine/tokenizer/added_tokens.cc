@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "engine/status.h"
@@ -34,10 +35,10 @@ absl::StatusOr<AddedToken> AddedTokenFromJson(const json& entry, const Normalize
   return token;
 }
 
-// Whether `code_point` is what Oniguruma's \w matches.
+// Whether `code_point` is part of a word.
 bool IsWord(std::string_view code_point) {
   static const Pattern* const kWord =
-      new Pattern(Pattern::Regex(R"(\w)").value());  // never destroyed
+      new Pattern(Pattern::Regex(fmt::format("[{}]", kWordClass)).value());  // never destroyed
   bool result = false;
   const absl::Status status = kWord->Split(code_point, [&](std::string_view, bool is_match) {
     result = is_match;
@@ -112,12 +113,14 @@ absl::Status AddedTokenFinder::Split(std::string_view text, bool parse_special, 
     size_t begin = at, end = at += token->text.size();
     if (token->special && !parse_special) continue;
     if (token->single_word && !IsSingleWord(text.substr(0, begin), text.substr(end))) continue;
-    if (token->lstrip && begin > done) {
+    if (token->lstrip) {
+      begin = std::max(begin, done);
       begin = done + StripRight(text.substr(done, begin - done)).size();
     }
     if (token->rstrip) end = text.size() - StripLeft(text.substr(end)).size();
     if (begin > done) RETURN_IF_ERROR(visit(text.substr(done, begin - done), nullptr));
-    RETURN_IF_ERROR(visit(text.substr(begin, end - begin), token));
+    // Nothing is left of a token that is white space which another has taken along.
+    if (begin < end) RETURN_IF_ERROR(visit(text.substr(begin, end - begin), token));
     done = end;
   }
   return done < text.size() ? visit(text.substr(done), nullptr) : absl::OkStatus();

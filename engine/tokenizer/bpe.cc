@@ -90,6 +90,9 @@ absl::Status Bpe::AddMerges(const StringTable& merges) {
   std::string result;
   for (size_t i = 0; i + 1 < merges.size(); i += 2) {
     const std::string_view left = merges[i], right = merges[i + 1];
+    if (left.empty() || right.empty()) {
+      return absl::InvalidArgumentError(fmt::format("merge {} has an empty part", i / 2));
+    }
     result.assign(left).append(right);
     const int32_t left_id = Find(left), right_id = Find(right), id = Find(result);
     if (left_id < 0 || right_id < 0 || id < 0) {
@@ -99,9 +102,6 @@ absl::Status Bpe::AddMerges(const StringTable& merges) {
           left_id < 0    ? left
           : right_id < 0 ? right
                          : result));
-    }
-    if (left.empty() || right.empty()) {
-      return absl::InvalidArgumentError(fmt::format("merge {} has an empty part", i / 2));
     }
     // Of merges that repeat the last one counts, as in Hugging Face tokenizers.
     merges_[PairKey(left_id, right_id)] = {static_cast<uint32_t>(i / 2), id};
@@ -144,7 +144,7 @@ int32_t Bpe::Find(std::string_view content) const {
 }
 
 std::string_view Bpe::Content(int32_t id) const {
-  return index_of_[id] < 0 ? std::string_view() : contents_[index_of_[id]];
+  return id >= vocab_size() || index_of_[id] < 0 ? std::string_view() : contents_[index_of_[id]];
 }
 
 int32_t Bpe::FindWord(std::string_view word) const {

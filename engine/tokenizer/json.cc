@@ -61,8 +61,10 @@ class Reader {
 
   bool end_array() {
     if (!in_pair_) return Close();
+    if (pair_size_ != 2) return Fail(fmt::format("{} strings", pair_size_));
     in_pair_ = false;
-    return pair_size_ == 2 || Fail(fmt::format("{} strings", pair_size_));
+    pair_size_ = 0;
+    return true;
   }
 
   bool parse_error(size_t, const std::string&, const nlohmann::detail::exception& error) {
@@ -88,9 +90,8 @@ class Reader {
       error_ = fmt::format("model.vocab: token \"{}\" has {} where its id should be", key_, found);
     } else {
       error_ = fmt::format(
-          "model.merges: entry {} has {} where two strings or one with a space "
-          "should be",
-          result_->merges.size() / 2, found);
+          "model.merges: entry {} has {} where two strings or one with a space should be",
+          (result_->merges.size() - pair_size_) / 2, found);
     }
     return false;
   }
@@ -140,13 +141,13 @@ class Reader {
   bool OpenPair() {
     if (in_pair_) return Fail("an array in an array");
     in_pair_ = true;
-    pair_size_ = 0;
     return true;
   }
 
   bool AddMergeString(std::string_view value) {
     if (in_pair_) {
-      if (++pair_size_ > 2) return Fail("more than two strings");
+      if (pair_size_ == 2) return Fail("more than two strings");
+      ++pair_size_;
       result_->merges.Append(value);
       return true;
     }
@@ -169,7 +170,7 @@ class Reader {
   bool seen_vocab_ = false;
   bool seen_merges_ = false;
   bool in_pair_ = false;
-  int pair_size_ = 0;
+  int pair_size_ = 0;  // strings of the pair that is open
   std::string error_;
 };
 

@@ -63,18 +63,17 @@ std::string_view FirstItem(std::string_view expression, bool in_class) {
   return has_argument ? through("}") : expression.substr(0, 2);
 }
 
-// What `item` is in PCRE2, nothing where that depends on more than the item. PCRE2's own \s knows
-// one space more, U+180E, and its \w is narrower.
+// What `item` is in PCRE2, nothing where it means something else there or is hard to tell. PCRE2's
+// own \s knows one space more, U+180E.
 std::string_view TranslateItem(std::string_view item, std::string_view after, bool in_class) {
-  static const std::string kWord = fmt::format("[{}]", kWordClass);
   if (item == R"(\s)") return R"(\p{White_Space})";
   if (item == R"(\S)") return R"(\P{White_Space})";
-  if (item == R"(\w)") return in_class ? kWordClass : kWord;
-  const bool nested_class = in_class && (item == "[" || (item == "&" && after.starts_with("&")));
-  const bool repeated_interval = !in_class && item == "}" && after.starts_with("+");
-  const bool other_meaning =
-      item == R"(\W)" || item == R"(\h)" || item == R"(\H)" || item == R"(\K)" || item == R"(\)";
-  return nested_class || repeated_interval || other_meaning ? std::string_view() : item;
+  const bool is_nested_class = in_class && (item == "[" || (item == "&" && after.starts_with("&")));
+  const bool is_repeated_interval = !in_class && item == "}" && after.starts_with("+");
+  const bool is_other_escape =
+      item == "\\" || (item.size() == 2 && item[0] == '\\' &&
+                       std::string_view("wWbBhHK").find(item[1]) != std::string_view::npos);
+  return is_nested_class || is_repeated_interval || is_other_escape ? std::string_view() : item;
 }
 
 absl::StatusOr<std::string> ToPcre2(std::string_view expression) {

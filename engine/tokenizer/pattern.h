@@ -52,7 +52,7 @@ class Pattern {
   std::shared_ptr<const pcre2_real_code_8> code_;  // null: source_ is the string to find
 };
 
-// The members of a character class that is Oniguruma's \w.
-inline constexpr std::string_view kWordClass = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc})";
+// What words are made of (Unicode Technical Standard 18, annex C), for a character class.
+inline constexpr std::string_view kWordClass = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control})";
 
 }  // namespace everlong

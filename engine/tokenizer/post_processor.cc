@@ -45,8 +45,7 @@ absl::StatusOr<SpecialFrame> FrameOfTemplate(const json& component, int64_t voca
       ++num_texts;
       continue;
     }
-    ASSIGN_OR_RETURN(const std::string name,
-                     StringMember(Member(piece, "SpecialToken"), "id"));
+    ASSIGN_OR_RETURN(const std::string name, StringMember(Member(piece, "SpecialToken"), "id"));
     ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
                      SpecialTokenIds(special_tokens, name, vocab_size));
     std::vector<int32_t>& side = num_texts == 0 ? frame.before : frame.after;

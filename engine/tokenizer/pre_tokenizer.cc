@@ -96,7 +96,9 @@ absl::StatusOr<Step> MakeStep(const std::string& type, const json& component) {
                      NamedMember(component, "behavior", "Isolated", kBehaviors));
     return RegexStep(R"([\p{P}$+<=>^`|~])", behavior);
   }
-  if (type == "Whitespace") return RegexStep(R"(\w+|[^\w\s]+)", SplitBehavior::kRemoved, true);
+  if (type == "Whitespace") {
+    return RegexStep(fmt::format("[{0}]+|[^{0}\\s]+", kWordClass), SplitBehavior::kRemoved, true);
+  }
   if (type == "WhitespaceSplit") return RegexStep(R"(\s)", SplitBehavior::kRemoved);
   return UnsupportedComponent("pre_tokenizer", type);
 }

@@ -195,6 +195,10 @@ void ReferenceKernels::CopyPages(const CopyPagesArgs& args) {
     for (int32_t i = 0; i < args.num_pages; ++i) {
       std::memcpy(reference::KeyAddress(cache, layer, args.to[i], 0, 0),
                   reference::KeyAddress(cache, layer, args.from[i], 0, 0), cache.PageBytes());
+      if (args.index.base == nullptr) continue;
+      std::memcpy(reference::IndexHeadAt(args.index, layer, args.to[i], 0).codes,
+                  reference::IndexHeadAt(args.index, layer, args.from[i], 0).codes,
+                  args.index.PageBytes());
     }
   }
 }

@@ -1,10 +1,26 @@
 #include "tests/kernels/device.h"
 
+#include "hwy/targets.h"
+
 namespace everlong {
+namespace {
+
+// CPU kernels for targets like `best` and those below it, also on machines with better ones; 0: no
+// such limit. It holds until the next call, so one CPU backend is in use at a time.
+std::unique_ptr<Kernels> MakeCpuKernelsFor(int64_t best, int num_threads) {
+  hwy::SetSupportedTargetsForTest(0);
+  // Better targets have lower bits.
+  if (best != 0) hwy::SetSupportedTargetsForTest(hwy::SupportedTargets() & ~(best - 1));
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  return MakeCpuKernels(num_threads);
+}
+
+}  // namespace
 
 std::vector<Backend> BackendsBesideReference() {
-  return {{"cpu_1_thread", [] { return MakeCpuKernels(1); }},
-          {"cpu_3_threads", [] { return MakeCpuKernels(3); }}};
+  return {{"cpu_1_thread", [] { return MakeCpuKernelsFor(0, 1); }},
+          {"cpu_avx2_2_threads", [] { return MakeCpuKernelsFor(HWY_AVX2, 2); }},
+          {"cpu_ssse3_3_threads", [] { return MakeCpuKernelsFor(HWY_SSSE3, 3); }}};
 }
 
 std::vector<Backend> Backends() {

@@ -20,7 +20,7 @@ inline void PrintTo(const Backend& backend, std::ostream* out) {
   *out << backend.name;
 }
 
-// All backends, at several numbers of threads where they have them.
+// All backends; CPU kernels with several instruction sets and numbers of threads.
 std::vector<Backend> Backends();
 // Those that are compared with the reference.
 std::vector<Backend> BackendsBesideReference();

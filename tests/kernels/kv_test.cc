@@ -4,6 +4,7 @@
 
 #include "gtest/gtest.h"
 #include "tests/kernels/device.h"
+#include "tests/kernels/host_index.h"
 #include "tests/kernels/step.h"
 
 namespace everlong {
@@ -139,25 +140,51 @@ TEST_P(KvTest, NormalizesKeysAlone) {
 }
 
 TEST_P(KvTest, CopiesPagesOfEveryLayerAndNothingElse) {
+  HostIndex index(2, heads_.kv_heads, heads_.head_dim, step_.num_pages(), kLayers);
   for (std::byte& byte : before_.bytes) byte = static_cast<std::byte>(random_());
-  KvCache cache = before_.shape;
-  cache.base = device_.Place(before_.bytes);
+  for (std::byte& byte : index.bytes) byte = static_cast<std::byte>(random_());
   const std::vector<int32_t> from = {5, 0, 5};
   const std::vector<int32_t> to = {1, 3, 7};
-  device_->CopyPages({.cache = cache,
-                      .from = from.data(),
-                      .to = to.data(),
-                      .num_layers = kLayers,
-                      .num_pages = static_cast<int32_t>(from.size())});
+  CopyPagesArgs args = {.cache = before_.shape,
+                        .index = index.shape,
+                        .from = from.data(),
+                        .to = to.data(),
+                        .num_layers = kLayers,
+                        .num_pages = static_cast<int32_t>(from.size())};
+  args.cache.base = device_.Place(before_.bytes);
+  args.index.base = device_.Place(index.bytes);
+  device_->CopyPages(args);
   HostCache expected = before_;
+  HostIndex expected_index = index;
   for (int64_t layer = 0; layer < kLayers; ++layer) {
     for (size_t i = 0; i < from.size(); ++i) {
-      const auto source = before_.bytes.begin() + before_.KeyByte(layer, from[i], 0, 0);
-      std::copy(source, source + cache.PageBytes(),
-                expected.bytes.begin() + expected.KeyByte(layer, to[i], 0, 0));
+      std::copy_n(before_.bytes.begin() + before_.KeyByte(layer, from[i], 0, 0),
+                  before_.shape.PageBytes(),
+                  expected.bytes.begin() + expected.KeyByte(layer, to[i], 0, 0));
+      std::copy_n(index.bytes.begin() + index.PageByte(layer, from[i]), index.shape.PageBytes(),
+                  expected_index.bytes.begin() + index.PageByte(layer, to[i]));
     }
   }
-  EXPECT_EQ(device_.Read(cache.base, static_cast<int64_t>(before_.bytes.size())), expected.bytes);
+  EXPECT_EQ(device_.Read(args.cache.base, static_cast<int64_t>(before_.bytes.size())),
+            expected.bytes);
+  EXPECT_EQ(device_.Read(args.index.base, static_cast<int64_t>(index.bytes.size())),
+            expected_index.bytes);
+}
+
+TEST_P(KvTest, CopiesPagesWithoutAnIndex) {
+  KvCache cache = before_.shape;
+  cache.base = device_.Place(before_.bytes);
+  const int32_t from = 2;
+  const int32_t to = 0;
+  device_->CopyPages(
+      {.cache = cache, .from = &from, .to = &to, .num_layers = kLayers, .num_pages = 1});
+  const std::vector<std::byte> after =
+      device_.Read(cache.base, static_cast<int64_t>(before_.bytes.size()));
+  for (int64_t layer = 0; layer < kLayers; ++layer) {
+    const auto source = before_.bytes.begin() + before_.KeyByte(layer, from, 0, 0);
+    EXPECT_TRUE(std::equal(source, source + cache.PageBytes(),
+                           after.begin() + before_.KeyByte(layer, to, 0, 0)));
+  }
 }
 
 }  // namespace

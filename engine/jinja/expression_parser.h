@@ -18,6 +18,9 @@ struct SpecialNames {
   bool kwargs = false;
 };
 
+// Whether the name is true, false or none, which cannot be assigned to.
+bool IsConstant(std::string_view name);
+
 // Reads from `tokens` and adds to `expressions`, both borrowed. Every function throws Error with
 // the line where the source is wrong.
 class ExpressionParser {

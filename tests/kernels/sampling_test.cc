@@ -1,185 +1,16 @@
 // Sampling, against an oracle that sorts everything, and its distribution.
-#include "kernels/sampling.h"
-
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <numeric>
 
 #include "gtest/gtest.h"
-#include "tests/kernels/device.h"
+#include "tests/kernels/sampling_oracle.h"
 
 namespace everlong {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-struct RowResult {
-  int32_t token;
-  float logprob;
-  std::vector<int32_t> top_tokens;
-  Values top_logprobs;
-};
-
-// Rows of logits with their parameters.
-struct Batch {
-  explicit Batch(int32_t vocab) : vocab(vocab) {}
-
-  void Add(const Values& row, SampleParams row_params,
-           const std::vector<TokenAdjust>& row_adjusts) {
-    row_params.adjust_begin = static_cast<int32_t>(adjusts.size());
-    adjusts.insert(adjusts.end(), row_adjusts.begin(), row_adjusts.end());
-    row_params.adjust_end = static_cast<int32_t>(adjusts.size());
-    logits.insert(logits.end(), row.begin(), row.end());
-    params.push_back(row_params);
-  }
-
-  std::vector<RowResult> Run(Device& device) const { return Run(device, 0, params.size()); }
-
-  std::vector<RowResult> Run(Device& device, size_t first, size_t rows) const {
-    int32_t max_top = 0;
-    for (const SampleParams& p : params) max_top = std::max(max_top, p.num_top);
-    std::vector<int32_t> tokens(rows);
-    Values logprobs(rows);
-    std::vector<int32_t> top_tokens(rows * max_top);
-    Values top_logprobs(rows * max_top);
-    const auto begin = logits.begin() + static_cast<ptrdiff_t>(first) * vocab;
-    float* device_logits =
-        device.PlaceFloats(Values(begin, begin + static_cast<ptrdiff_t>(rows) * vocab));
-    device->Sample({.logits = device_logits,
-                    .params = params.data() + first,
-                    .adjusts = adjusts.data(),
-                    .tokens = tokens.data(),
-                    .logprobs = logprobs.data(),
-                    .top_tokens = top_tokens.data(),
-                    .top_logprobs = top_logprobs.data(),
-                    .rows = static_cast<int32_t>(rows),
-                    .vocab = vocab,
-                    .max_top = max_top});
-    device->Sync();
-    device->Free(device_logits);
-    std::vector<RowResult> results;
-    for (size_t r = 0; r < rows; ++r) {
-      const auto top = static_cast<ptrdiff_t>(r) * max_top;
-      const int32_t count = params[first + r].num_top;
-      results.push_back({tokens[r],
-                         logprobs[r],
-                         {top_tokens.begin() + top, top_tokens.begin() + top + count},
-                         {top_logprobs.begin() + top, top_logprobs.begin() + top + count}});
-    }
-    return results;
-  }
-
-  Values Row(size_t row) const {
-    const auto begin = logits.begin() + static_cast<ptrdiff_t>(row) * vocab;
-    return {begin, begin + vocab};
-  }
-
-  int32_t vocab;
-  Values logits;
-  std::vector<SampleParams> params;
-  std::vector<TokenAdjust> adjusts;
-};
-
-// Tokens by falling logit, lower ids first among equals.
-std::vector<int32_t> Ranking(const Values& logits) {
-  std::vector<int32_t> order(logits.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
-  return order;
-}
-
-Values AdjustedRow(const Batch& batch, size_t row) {
-  Values logits = batch.Row(row);
-  const SampleParams& params = batch.params[row];
-  for (int32_t i = params.adjust_begin; i < params.adjust_end; ++i) {
-    const TokenAdjust& adjust = batch.adjusts[i];
-    float& logit = logits[adjust.token];
-    if (adjust.in_context && logit > 0) {
-      logit /= params.repetition_penalty;
-    } else if (adjust.in_context) {
-      logit *= params.repetition_penalty;
-    }
-    const float present = adjust.output_count > 0 ? 1.0f : 0.0f;
-    logit -= static_cast<float>(adjust.output_count) * params.frequency_penalty +
-             present * params.presence_penalty;
-    logit += adjust.bias;
-  }
-  return logits;
-}
-
-// The tokens that top_k, top_p and min_p keep, the last two moved by the share `slack`, so that
-// positive slack keeps no more and negative slack no less than exact arithmetic.
-std::vector<int32_t> Kept(const Values& logits, const SampleParams& params, double slack) {
-  std::vector<int32_t> order = Ranking(logits);
-  if (params.top_k > 0 && params.top_k < static_cast<int32_t>(order.size())) {
-    order.resize(params.top_k);
-  }
-  std::vector<double> mass(order.size());
-  std::transform(order.begin(), order.end(), mass.begin(), [&](int32_t token) {
-    return std::exp((double{logits[token]} - logits[order[0]]) / double{params.temperature});
-  });
-  const double total = std::accumulate(mass.begin(), mass.end(), 0.0);
-  std::vector<int32_t> kept;
-  double reached = 0.0;
-  for (size_t i = 0; i < order.size(); ++i) {
-    if (mass[i] < params.min_p * (1.0 + slack)) break;
-    kept.push_back(order[i]);
-    reached += mass[i];
-    if (params.top_p < 1.0f && reached >= params.top_p * total * (1.0 - slack)) break;
-  }
-  if (kept.empty()) kept.push_back(order[0]);
-  return kept;
-}
-
-// Whether `token` is a right outcome. Masses may be summed in f32 in any order, so where top_p and
-// min_p cut is known up to that error; scores are known to a few roundings of double.
-bool IsRightOutcome(const Values& logits, const SampleParams& params, int32_t token) {
-  if (params.temperature == 0.0f) return token == Ranking(logits)[0];
-  const double slack = Gamma(static_cast<int64_t>(logits.size()) + kExpRoundings + 4);
-  const std::vector<int32_t> surely = Kept(logits, params, slack);
-  const std::vector<int32_t> possibly = Kept(logits, params, -slack);
-  if (std::find(possibly.begin(), possibly.end(), token) == possibly.end()) return false;
-  const auto score = [&](int32_t t) {
-    return double{logits[t]} / params.temperature + GumbelNoise(params.seed, params.counter, t);
-  };
-  double best = -kInfinity;
-  for (const int32_t t : surely) best = std::max(best, score(t));
-  const double rounding = 8 * 0x1p-53 * (std::abs(logits[token] / params.temperature) + 40.0);
-  return score(token) >= best - rounding;
-}
-
-// log softmax in double.
-std::vector<double> LogSoftmax(const Values& logits) {
-  const double max = *std::max_element(logits.begin(), logits.end());
-  double total = 0.0;
-  for (const float logit : logits) total += std::exp(logit - max);
-  std::vector<double> out;
-  for (const float logit : logits) out.push_back(logit - max - std::log(total));
-  return out;
-}
-
-// A share of error of the sum of exponentials is an absolute error of its logarithm; exponents,
-// maximum and logarithm round relative to their size.
-double LogprobBound(const Values& logits, double logprob) {
-  const double max = *std::max_element(logits.begin(), logits.end());
-  return Gamma(static_cast<int64_t>(logits.size()) + kExpRoundings) +
-         Gamma(4) * (std::abs(max) + std::abs(logprob) + 1.0);
-}
-
-void ExpectReportsModelProbabilities(const Values& logits, const SampleParams& params,
-                                     const RowResult& result) {
-  const std::vector<double> exact = LogSoftmax(logits);
-  EXPECT_NEAR(result.logprob, exact[result.token], LogprobBound(logits, exact[result.token]));
-  EXPECT_LE(result.logprob, 0.0f);
-  std::vector<int32_t> best = Ranking(logits);
-  best.resize(params.num_top);
-  EXPECT_EQ(result.top_tokens, best);
-  for (size_t i = 0; i < best.size(); ++i) {
-    EXPECT_NEAR(result.top_logprobs[i], exact[best[i]], LogprobBound(logits, exact[best[i]]));
-  }
-}
 
 class SamplingTest : public ::testing::TestWithParam<Backend> {
  protected:
@@ -233,7 +64,7 @@ INSTANTIATE_TEST_SUITE_P(Backends, SamplingTest, ::testing::ValuesIn(Backends())
 
 TEST_P(SamplingTest, AgreesWithSortingOracle) {
   for (const int32_t vocab : {1, 2, 7, 64, 1000, 32003}) {
-    Batch batch(vocab);
+    SampleBatch batch(vocab);
     for (int row = 0; row < (vocab > 1000 ? 25 : 150); ++row) {
       batch.Add(RandomLogits(vocab), RandomParams(vocab), RandomAdjusts(vocab));
     }
@@ -258,7 +89,7 @@ TEST_P(SamplingTest, AdjustsInTheOrderOfTheContract) {
   const TokenAdjust negative = {.token = 1, .output_count = 1, .bias = 7.5f, .in_context = true};
   // Biased only: neither penalty applies.
   const TokenAdjust biased = {.token = 2, .bias = -1.0f};
-  Batch batch(3);
+  SampleBatch batch(3);
   batch.Add({8.0f, -1.0f, 5.625f}, params, {positive, negative, biased});  // 4.5, 4.75, 4.625
   batch.Add({8.0f, -1.0f, 5.875f}, params, {positive, negative, biased});  // 4.5, 4.75, 4.875
   batch.Add({8.625f, -1.0f, 5.0f}, params, {positive, negative, biased});  // 4.8125, 4.75, 4
@@ -273,7 +104,7 @@ TEST_P(SamplingTest, AdjustsInTheOrderOfTheContract) {
 TEST_P(SamplingTest, TiesGoToLowerIds) {
   constexpr int32_t kVocab = 3000;
   const Values equal(kVocab, 0.25f);
-  Batch batch(kVocab);
+  SampleBatch batch(kVocab);
   batch.Add(equal, {.num_top = 6}, {});
   for (uint64_t counter = 0; counter < 200; ++counter) {
     batch.Add(equal, {.temperature = 1.0f, .top_k = 5, .counter = counter}, {});
@@ -331,7 +162,7 @@ constexpr int kDraws = 20000;
 
 // Draws with `params` at the counters or, with `by_seed`, the seeds 0, 1, 2, ...
 std::vector<int32_t> Draw(Device& device, SampleParams params, bool by_seed) {
-  Batch batch(static_cast<int32_t>(kFewLogits.size()));
+  SampleBatch batch(static_cast<int32_t>(kFewLogits.size()));
   for (int i = 0; i < kDraws; ++i) {
     (by_seed ? params.seed : params.counter) = i;
     batch.Add(kFewLogits, params, {});
@@ -380,7 +211,7 @@ TEST_P(SamplingTest, ForbiddenTokensAreNeverSampled) {
   for (int32_t token = 0; token < kVocab; ++token) {
     if (token % 13 != 5) forbid.push_back({.token = token, .bias = -kInfinity});
   }
-  Batch batch(kVocab);
+  SampleBatch batch(kVocab);
   for (uint64_t counter = 0; counter < 500; ++counter) {
     const Values logits = RandomValues(random_, kVocab, DType::kF32, 5.0);
     for (const float temperature : {0.0f, 0.1f, 100.0f}) {
@@ -394,7 +225,7 @@ TEST_P(SamplingTest, ForbiddenTokensAreNeverSampled) {
 
 TEST_P(SamplingTest, ScoresTokensWithoutSampling) {
   constexpr int32_t kVocab = 500;
-  Batch batch(kVocab);
+  SampleBatch batch(kVocab);
   for (int32_t token = 0; token < kVocab; token += 7) {
     batch.Add(RandomLogits(kVocab), {.score_token = token, .num_top = token % 3}, {});
   }
@@ -407,7 +238,7 @@ TEST_P(SamplingTest, ScoresTokensWithoutSampling) {
 
 TEST_P(SamplingTest, RowIsTheSameInAnyBatch) {
   constexpr int32_t kVocab = 777;
-  Batch batch(kVocab);
+  SampleBatch batch(kVocab);
   for (int row = 0; row < 40; ++row) {
     batch.Add(RandomLogits(kVocab), RandomParams(kVocab), RandomAdjusts(kVocab));
   }
@@ -423,7 +254,7 @@ TEST_P(SamplingTest, RowIsTheSameInAnyBatch) {
 
 TEST_P(SamplingTest, VocabularyOf150Thousand) {
   constexpr int32_t kVocab = 151936;
-  Batch batch(kVocab);
+  SampleBatch batch(kVocab);
   batch.Add(RandomLogits(kVocab), {.num_top = 20}, {});
   batch.Add(RandomLogits(kVocab), {.temperature = 1.0f, .seed = 1}, {});
   batch.Add(RandomLogits(kVocab), {.temperature = 1.0f, .top_p = 0.95f, .seed = 2}, {});
@@ -440,7 +271,7 @@ TEST_P(SamplingTest, VocabularyOf150Thousand) {
 TEST_P(SamplingTest, BrokenLogitsYieldValidTokens) {
   constexpr int32_t kVocab = 300;
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  Batch batch(kVocab);
+  SampleBatch batch(kVocab);
   const Values good = RandomLogits(kVocab);
   Values some_nan = good;
   for (int32_t i = 0; i < kVocab; i += 2) some_nan[i] = nan;

@@ -11,6 +11,17 @@
 #include "kernels/reference/step.h"
 
 namespace everlong::cpu {
+
+void Turn::Set(const Rope& rope, int64_t head_dim, int64_t position) {
+  cos.resize(head_dim / 2);
+  sin.resize(head_dim / 2);
+  for (int64_t i = 0; i < head_dim / 2; ++i) {
+    const double angle = static_cast<double>(position) * rope.inv_freq[i];
+    cos[i] = static_cast<float>(std::cos(angle) * rope.scale);
+    sin[i] = static_cast<float>(std::sin(angle) * rope.scale);
+  }
+}
+
 namespace {
 
 constexpr float kNone = -std::numeric_limits<float>::infinity();
@@ -19,21 +30,6 @@ constexpr int64_t kPooledRows = 4;
 constexpr int64_t kScanPages = 32;
 // Keys that are gathered, then scored together; they stay in the first cache.
 constexpr int64_t kGatheredKeys = 48;
-
-// Cosines and sines of one position, computed in double.
-struct Turn {
-  std::vector<float> cos, sin;
-
-  void Set(const Rope& rope, int64_t head_dim, int64_t position) {
-    cos.resize(head_dim / 2);
-    sin.resize(head_dim / 2);
-    for (int64_t i = 0; i < head_dim / 2; ++i) {
-      const double angle = static_cast<double>(position) * rope.inv_freq[i];
-      cos[i] = static_cast<float>(std::cos(angle) * rope.scale);
-      sin[i] = static_cast<float>(std::sin(angle) * rope.scale);
-    }
-  }
-};
 
 // out[d * width + row] is dimension d of the turned row.
 void AppendColumn(const float* row, const Turn* turn, int64_t head_dim, int64_t width,
@@ -138,8 +134,9 @@ void Gather(const SelectArgs& args, const Choice& choice, int64_t head, int64_t 
 // Greedy probing in stages, for one choice (arXiv 2502.08910, algorithm 1).
 class Select::Probing {
  public:
-  Probing(const SelectArgs& args, const Choice& choice, Workspace& w)
-      : args_(args), choice_(choice), w_(w), dim_(args.cache.head_dim) {}
+  Probing(const SelectArgs& args, const Choice& choice, std::span<const Turn> chunk_turns,
+          Workspace& w)
+      : args_(args), choice_(choice), chunk_turns_(chunk_turns), w_(w), dim_(args.cache.head_dim) {}
 
   // Scores of the candidate blocks `w.kept` by their stored keys, into w.sums.
   void ScoreBlocks() {
@@ -261,31 +258,31 @@ class Select::Probing {
   }
 
   // A chunk's key stands at its number, so seen from the query it is turned by that.
-  const Turn* KeyTurn(int64_t number) {
+  const Turn* KeyTurn(int64_t number) const {
     if (probes_ != ProbePositions::kChunk || !args_.rotate) return nullptr;
-    key_turn_.Set(args_.rope, dim_, number);
-    return &key_turn_;
+    return &chunk_turns_[number];
   }
 
   const SelectArgs& args_;
   const Choice& choice_;
+  std::span<const Turn> chunk_turns_;
   Workspace& w_;
   int64_t dim_;
   int64_t width_ = 0;
   ProbePositions probes_ = ProbePositions::kNone;
   Turn turn_;
   int64_t turn_at_ = std::numeric_limits<int64_t>::min();
-  Turn key_turn_;
 };
 
 void Select::Run(const SelectArgs& args, const Step& step, ThreadPool& pool) {
   workspaces_.resize(pool.num_threads());
   PlanChoices(args, step);
+  PrepareChunkTurns(args);
   pool.Run(static_cast<int64_t>(probed_.size()), [&](int64_t i, int thread) {
     const Choice& choice = probed_[i];
     Workspace& w = workspaces_[thread];
     const SelectParams& params = *choice.params;
-    Probing probing(args, choice, w);
+    Probing probing(args, choice, chunk_turns_, w);
     for (int32_t s = choice.block->first_stage; s < params.num_stages; ++s) {
       Chunks(args, choice, s, w);
       probing.RunStage(params.stages[s]);
@@ -332,6 +329,33 @@ void Select::PlanChoices(const SelectArgs& args, const Step& step) {
   }
   if (static_cast<int64_t>(scores_.size()) < num_scores)
     scores_.resize(num_scores + num_scores / 2);
+}
+
+// Chunks of a context are few beside its keys, so their turns are kept.
+void Select::PrepareChunkTurns(const SelectArgs& args) {
+  int64_t most_chunks = 0;
+  for (const Choice& choice : probed_) {
+    const SelectParams& params = *choice.params;
+    if (!args.rotate || params.probes != ProbePositions::kChunk) continue;
+    for (int32_t s = 0; s < params.num_stages; ++s) {
+      const int64_t blocks = s == 0 ? choice.num_candidates()
+                                    : int64_t{params.stages[s - 1].keep_chunks} *
+                                          params.stages[s - 1].chunk_tokens / kBlockTokens;
+      const int64_t length = params.stages[s].chunk_tokens / kBlockTokens;
+      most_chunks = std::max(most_chunks, (blocks + length - 1) / length);
+    }
+  }
+  const int64_t half = args.cache.head_dim / 2;
+  const std::span<const float> inv_freq(args.rope.inv_freq, most_chunks == 0 ? 0 : half);
+  if (most_chunks > 0 && !std::equal(inv_freq.begin(), inv_freq.end(), chunk_inv_freq_.begin(),
+                                     chunk_inv_freq_.end())) {
+    chunk_turns_.clear();
+    chunk_inv_freq_.assign(inv_freq.begin(), inv_freq.end());
+  }
+  while (static_cast<int64_t>(chunk_turns_.size()) < most_chunks) {
+    const auto number = static_cast<int64_t>(chunk_turns_.size());
+    chunk_turns_.emplace_back().Set(args.rope, args.cache.head_dim, number);
+  }
 }
 
 // Each chunk of `from` blocks as chunks of `to` blocks, without those past the candidates.
@@ -457,7 +481,7 @@ void Select::ChooseScanned(const SelectArgs& args, const Choice& choice, Workspa
   if (params.rerank > 1) {
     Best(scores, int64_t{params.keep_blocks} * params.rerank, w.order, w.kept);
     for (int32_t& b : w.kept) b += first;
-    Probing(args, choice, w).ScoreBlocks();
+    Probing(args, choice, chunk_turns_, w).ScoreBlocks();
     std::fill(scores.begin(), scores.end(), kNone);
     for (size_t i = 0; i < w.kept.size(); ++i) scores[w.kept[i] - first] = w.sums[i];
   }

@@ -11,6 +11,13 @@
 
 namespace everlong::cpu {
 
+// Cosines and sines of one position, computed in double.
+struct Turn {
+  std::vector<float> cos, sin;
+
+  void Set(const Rope& rope, int64_t head_dim, int64_t position);
+};
+
 // One list to choose: a query block and the KV heads whose keys decide it together.
 struct Choice {
   const QueryBlock* block;
@@ -62,6 +69,7 @@ class Select {
                   std::vector<int32_t>& pieces);
   static void Chunks(const SelectArgs& args, const Choice& choice, int32_t s, Workspace& w);
   void PlanChoices(const SelectArgs& args, const Step& step);
+  void PrepareChunkTurns(const SelectArgs& args);
   void Scan(const SelectArgs& args, ThreadPool& pool);
   void PrepareScan(const SelectArgs& args, const Choice& choice, int64_t head, ScanQuery& query,
                    Workspace& w);
@@ -75,6 +83,8 @@ class Select {
   std::vector<Choice> scanned_;
   std::vector<ScanQuery> queries_;  // [scanned][heads]
   std::vector<float> scores_;
+  std::vector<Turn> chunk_turns_;      // by chunk number
+  std::vector<float> chunk_inv_freq_;  // what they were made with
   std::vector<Workspace> workspaces_;  // [threads]
 };
 

@@ -87,6 +87,8 @@ class EngineLoop final : public Engine {
     return PresetNames();
   }
 
+  std::string attention_warning() const override { return PositionWarning(*parts_.policy); }
+
   absl::StatusOr<RequestId> Submit(Request request, std::shared_ptr<EventSink> sink) override;
   void Cancel(RequestId id) override;
   bool Step() override;

@@ -53,6 +53,8 @@ class Engine {
   virtual int64_t kv_bytes_per_token() const = 0;
   // What a request may name. Empty: attention is dense only.
   virtual std::vector<std::string_view> attention_presets() const = 0;
+  // What PositionWarning says of the server's own settings.
+  virtual std::string attention_warning() const = 0;
 
   // Any thread. INVALID_ARGUMENT as ValidateRequest says; RESOURCE_EXHAUSTED when max_waiting
   // requests wait; DEADLINE_EXCEEDED when the prompt cannot be read in time at the best rate seen;

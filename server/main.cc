@@ -60,11 +60,12 @@ absl::Status LoadAndServe(const ServerOptions& options, Server& server) {
   auto served = LoadModel(options);
   if (!served.ok()) return served.status();
   spdlog::info("{}", Summary(options, *served));
+  const std::string warning = served->engine->attention_warning();
+  if (!warning.empty()) spdlog::warn("{}", warning);
   server.Serve(*std::move(served));
   spdlog::info("serving gRPC on {}, metrics on http://{}/metrics", server.grpc_address(),
                server.metrics_address());
-  if (options.ready_file.empty()) return absl::OkStatus();
-  return WriteReadyFile(options.ready_file, server);
+  return absl::OkStatus();
 }
 
 // False where a second signal asks for haste.
@@ -107,10 +108,14 @@ int Run(const ServerOptions& options) {
   if (!server.ok()) return Failed(server.status());
   auto loading =
       std::async(std::launch::async, LoadAndServe, std::cref(options), std::ref(**server));
-  while (loading.wait_for(std::chrono::seconds(0)) != std::future_status::ready) {
-    if (Signalled(signals, kPoll)) _exit(0);  // nothing runs yet
+  while (loading.wait_for(absl::ToChronoMilliseconds(kPoll)) != std::future_status::ready) {
+    if (Signalled(signals, absl::ZeroDuration())) _exit(0);  // nothing runs yet
   }
-  const absl::Status status = loading.get();
+  absl::Status status = loading.get();
+  // Only now: whoever waits for the file may send a signal next, which has to drain.
+  if (status.ok() && !options.ready_file.empty()) {
+    status = WriteReadyFile(options.ready_file, **server);
+  }
   // Without destructors: the metrics' threads would hold the process up for two seconds.
   _exit(status.ok() ? ServeOn(**server, signals, options.drain) : Failed(status));
 }

@@ -350,6 +350,19 @@ TEST_F(GenerateTest, BadInputIsNamedWithFieldValueAndLimit) {
       {"num_samples", "0 is outside [1, 16]", [](R& r) { r.set_num_samples(0); }},
       {"num_samples", "17 is outside [1, 16]", [](R& r) { r.set_num_samples(17); }},
       {"priority", "101 is outside [-100, 100]", [](R& r) { r.set_priority(101); }},
+      {"attention.mode", "7 is outside [0, 3]",
+       [](R& r) { r.mutable_attention()->set_mode(v1::AttentionMode{7}); }},
+      {"attention.preset", "\"9k\" is none of default, 3k",
+       [](R& r) { r.mutable_attention()->set_preset("9k"); }},
+      {"attention.budget", "12 must be in [8, 1048576] and a multiple of 8",
+       [](R& r) { r.mutable_attention()->set_budget(12); }},
+      {"attention.window", "8 must be in [64, 1048576]",
+       [](R& r) { r.mutable_attention()->set_window(8); }},
+      {"attention.refresh", "2 intervals for a selector of 1 stages",
+       [](R& r) {
+         r.mutable_attention()->add_refresh(4);
+         r.mutable_attention()->add_refresh(2);
+       }},
   };
   for (const BadInput& bad : cases) {
     v1::GenerateRequest request = TextRequest("some text");

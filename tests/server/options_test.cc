@@ -74,10 +74,20 @@ TEST_F(OptionsTest, FlagBeforeEnvironmentBeforeFileBeforeDefault) {
 }
 
 TEST_F(OptionsTest, EveryOptionCanBeGivenInAllThreeWays) {
-  const std::map<std::string, std::string> other = {
-      {"model", "x"},        {"listen", "[::1]:0"}, {"metrics-listen", "localhost:9"},
-      {"device", "cpu"},     {"kv-type", "bf16"},   {"ready-file", "r"},
-      {"log-level", "debug"}};
+  const std::map<std::string, std::string> other = {{"model", "x"},
+                                                    {"listen", "[::1]:0"},
+                                                    {"metrics-listen", "localhost:9"},
+                                                    {"device", "cpu"},
+                                                    {"kv-type", "bf16"},
+                                                    {"ready-file", "r"},
+                                                    {"log-level", "debug"},
+                                                    {"attention", "dense"},
+                                                    {"preset", "5k"},
+                                                    {"selector", "hip"},
+                                                    {"positions", "true"},
+                                                    {"refresh", "8,4"},
+                                                    {"index-bits", "2"},
+                                                    {"attention-layers", "0-2 mode=dense"}};
   for (const Option& option : OptionTable()) {
     const auto it = other.find(option.name);
     const std::string value = it == other.end() ? "4096" : it->second;
@@ -88,6 +98,42 @@ TEST_F(OptionsTest, EveryOptionCanBeGivenInAllThreeWays) {
     EXPECT_TRUE(Parse({}).ok()) << option.name;
     EXPECT_TRUE(EnvironmentName(option).starts_with("EVERLONG_"));
   }
+}
+
+TEST_F(OptionsTest, AttentionIsSetForAllLayersAndForSome) {
+  const ServerOptions options =
+      ParseOk({"--model", "m", "--attention", "infinite_hip", "--preset", "3k-fast", "--budget",
+               "1024", "--sinks", "64", "--window", "512", "--positions", "clipped", "--refresh",
+               "16,8,2", "--attention-layers", "0,4-5 mode=dense; 7 selector=scan budget=4096"});
+  const AttentionOverrides& all = options.engine.attention.all;
+  EXPECT_EQ(all.mode, AttentionMode::kInfiniteHip);
+  EXPECT_EQ(all.preset, "3k-fast");
+  EXPECT_EQ(all.budget, 1024);
+  EXPECT_EQ(all.num_sinks, 64);
+  EXPECT_EQ(all.window, 512);
+  EXPECT_EQ(all.positions, PositionRule::kClipped);
+  EXPECT_EQ(all.refresh, (std::vector<int32_t>{16, 8, 2}));
+  const auto& layers = options.engine.attention.layers;
+  ASSERT_EQ(layers.size(), 2u);
+  EXPECT_EQ(layers[0].first, (std::vector<int32_t>{0, 4, 5}));
+  EXPECT_EQ(layers[0].second.mode, AttentionMode::kDense);
+  EXPECT_EQ(layers[1].first, std::vector<int32_t>{7});
+  EXPECT_EQ(layers[1].second.selector, SelectorName::kScan);
+  EXPECT_EQ(layers[1].second.budget, 4096);
+}
+
+TEST_F(OptionsTest, AttentionErrorsNameTheChoices) {
+  const auto error = [this](const char* flag, const char* value) {
+    return Error({"--model", "m", flag, value});
+  };
+  EXPECT_THAT(error("--attention", "sparse"), HasSubstr("auto, dense, infinite_hip"));
+  EXPECT_THAT(error("--preset", "9k"), HasSubstr("default, 3k"));
+  EXPECT_THAT(error("--budget", "x"), HasSubstr("--budget: 'x' is not a number"));
+  EXPECT_THAT(error("--refresh", "8,,x"), HasSubstr("'x' is not a number"));
+  EXPECT_THAT(error("--attention-layers", "mode=dense"), HasSubstr("names no layer"));
+  EXPECT_THAT(error("--attention-layers", "5-2 mode=dense"), HasSubstr("'5-2' is no range"));
+  EXPECT_THAT(error("--attention-layers", "1 depth=2"), HasSubstr("'depth' is not one of mode"));
+  EXPECT_THAT(error("--attention-layers", "1 budget=x"), HasSubstr("'x' is not a number"));
 }
 
 TEST_F(OptionsTest, TheConfigurationMayBeNamedInTheEnvironment) {

@@ -78,21 +78,17 @@ TEST_P(EngineBackendTest, EventsComeInOrderAndCountsAgree) {
   EXPECT_EQ(stats.finished[static_cast<size_t>(FinishReason::kLength)], 1u);
 }
 
-// The central promise: neither company, nor chunk size, nor preemption changes a request's tokens.
-TEST_P(EngineBackendTest, OutputIsTheSameAloneInAnyBatchWithAnyChunk) {
-  std::vector<Request> requests;
-  for (uint32_t i = 0; i < 6; ++i) {
-    requests.push_back(GreedyRequest(RandomPrompt(i, 1 + 97 * i), 20));
-    if (i % 2 == 1) requests.back().sampling = {.temperature = 0.9f, .top_p = 0.95f, .seed = i};
-  }
+// The central promise: neither company nor chunk size changes a request's tokens.
+void ExpectSameAloneAndInAnyBatch(const std::vector<Request>& requests,
+                                  const std::string& backend) {
   std::vector<std::vector<int32_t>> alone;
   for (const Request& request : requests) {
-    alone.push_back(OutputAlone(SmallOptions(), GetParam(), request));
+    alone.push_back(OutputAlone(SmallOptions(), backend, request));
   }
   for (const int32_t max_batch_tokens : {72, 100, 333, 1024}) {
     EngineOptions options = SmallOptions();
     options.max_batch_tokens = max_batch_tokens;
-    auto engine = MakeTinyEngine(options, MakeKernels(GetParam()));
+    auto engine = MakeTinyEngine(options, MakeKernels(backend));
     std::vector<std::shared_ptr<RecordingSink>> sinks;
     for (const Request& request : requests) {
       sinks.push_back(SubmitTo(*engine, request));
@@ -103,6 +99,15 @@ TEST_P(EngineBackendTest, OutputIsTheSameAloneInAnyBatchWithAnyChunk) {
       EXPECT_EQ(sinks[i]->tokens(), alone[i]) << "request " << i << ", chunk " << max_batch_tokens;
     }
   }
+}
+
+TEST_P(EngineBackendTest, OutputIsTheSameAloneInAnyBatchWithAnyChunk) {
+  std::vector<Request> requests;
+  for (uint32_t i = 0; i < 6; ++i) {
+    requests.push_back(GreedyRequest(RandomPrompt(i, 1 + 97 * i), 20));
+    if (i % 2 == 1) requests.back().sampling = {.temperature = 0.9f, .top_p = 0.95f, .seed = i};
+  }
+  ExpectSameAloneAndInAnyBatch(requests, GetParam());
 }
 
 TEST_P(EngineBackendTest, PreemptionDoesNotChangeTheOutput) {
@@ -140,24 +145,7 @@ TEST_P(EngineBackendTest, SparseOutputIsTheSameAloneInAnyBatchWithAnyChunk) {
     requests.push_back(GreedyRequest(RandomPrompt(i, 1 + 151 * i), 30));
     if (i > 0) requests.back().attention = SparseAttention(i % 2 == 0 ? "default" : "3k");
   }
-  std::vector<std::vector<int32_t>> alone;
-  for (const Request& request : requests) {
-    alone.push_back(OutputAlone(SmallOptions(), GetParam(), request));
-  }
-  for (const int32_t max_batch_tokens : {72, 100, 333, 1024}) {
-    EngineOptions options = SmallOptions();
-    options.max_batch_tokens = max_batch_tokens;
-    auto engine = MakeTinyEngine(options, MakeKernels(GetParam()));
-    std::vector<std::shared_ptr<RecordingSink>> sinks;
-    for (const Request& request : requests) {
-      sinks.push_back(SubmitTo(*engine, request));
-      engine->Step();
-    }
-    RunToEnd(*engine);
-    for (size_t i = 0; i < requests.size(); ++i) {
-      EXPECT_EQ(sinks[i]->tokens(), alone[i]) << "request " << i << ", chunk " << max_batch_tokens;
-    }
-  }
+  ExpectSameAloneAndInAnyBatch(requests, GetParam());
 }
 
 TEST_P(EngineBackendTest, SparseOutputSurvivesPreemptionAndSampling) {

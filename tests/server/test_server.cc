@@ -167,7 +167,7 @@ Answer ReadAll(grpc::ClientReader<v1::GenerateEvent>& reader) {
 }
 
 bool Eventually(const std::function<bool()>& condition) {
-  for (int i = 0; i < 1000; ++i) {
+  for (int i = 0; i < 6000; ++i) {
     if (condition()) return true;
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }

@@ -71,7 +71,7 @@ v1::GenerateRequest TokenRequest(int64_t prompt, int64_t output);
 
 Answer ReadAll(grpc::ClientReader<v1::GenerateEvent>& reader);
 
-// False where `condition` does not come true within ten seconds.
+// False where `condition` does not come true within a minute.
 bool Eventually(const std::function<bool()>& condition);
 
 }  // namespace everlong

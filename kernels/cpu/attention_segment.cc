@@ -124,34 +124,43 @@ void LoadQueries(const QueryRows& rows, const AttentionScratch& scratch) {
   TurnRows(rows, true, far, scratch.far_queries);
 }
 
-// Views the blocks where they are, or copies padded to width if a head is not so wide. The last
-// block stands for those behind num_slots.
+int64_t SlotsOf(const QueryRows& rows, int64_t tile) {
+  return rows.keys.SlotsSeen(tile, rows.position(rows.num_rows() - 1));
+}
+
+// The last block that is seen stands for those behind it.
 template <class Format>
-TileView<Format> ViewTile(const QueryRows& rows, int64_t tile, int64_t num_slots, float* padded) {
-  using Element = typename Format::Element;
+TileView<Format> FindTile(const QueryRows& rows, int64_t tile) {
   const KvCache& cache = rows.args->cache;
-  const int64_t dim = cache.head_dim;
-  const int64_t half = dim / 2;
-  const int64_t width = rows.width;
-  TileView<Format> view = {{}, width, kBlockTokens * width};
-  const int64_t last = (num_slots - 1) / kBlockTokens;
+  TileView<Format> view = {{}, cache.head_dim, int64_t{kBlockTokens} * cache.head_dim};
+  const int64_t last = (SlotsOf(rows, tile) - 1) / kBlockTokens;
   for (int64_t b = 0; b < kTileBlocks; ++b) {
     const int64_t block = rows.keys.Block(tile, HWY_MIN(b, last));
-    const auto* from = reinterpret_cast<const Element*>(
+    view.blocks[b] = reinterpret_cast<const typename Format::Element*>(
         KeyAddress(cache, rows.args->layer, rows.sequence->pages[block / kPageBlocks], rows.kv_head,
                    block % kPageBlocks * kBlockTokens));
-    view.blocks[b] = from;
-    if (dim == width) continue;
-    auto* to = reinterpret_cast<Element*>(padded) + 2 * b * kBlockTokens * width;
-    view.blocks[b] = to;
-    std::fill_n(to, int64_t{2} * kBlockTokens * width, Element{0});
-    for (int64_t i = 0; i < kBlockTokens; ++i, from += dim, to += width) {
-      std::copy_n(from, half, to);
-      std::copy_n(from + half, half, to + width / 2);
-      std::copy_n(from + kBlockTokens * dim, dim, to + kBlockTokens * width);
-    }
   }
   return view;
+}
+
+// Copies a tile of narrower heads, padded to `width`.
+template <class Format>
+TileView<Format> PadTile(const TileView<Format>& tile, int64_t width, float* memory) {
+  using Element = typename Format::Element;
+  auto* to = reinterpret_cast<Element*>(memory);
+  std::fill_n(to, 2 * kTileTokens * width, Element{0});
+  TileView<Format> padded = {{}, width, kBlockTokens * width};
+  for (int64_t b = 0; b < kTileBlocks; ++b) {
+    padded.blocks[b] = to + b * 2 * kBlockTokens * width;
+  }
+  const int64_t half = tile.width / 2;
+  for (int64_t slot = 0; slot < kTileTokens; ++slot) {
+    auto* key = const_cast<Element*>(padded.Key(slot));
+    std::copy_n(tile.Key(slot), half, key);
+    std::copy_n(tile.Key(slot) + half, half, key + width / 2);
+    std::copy_n(tile.Value(slot), tile.width, key + padded.value_offset);
+  }
+  return padded;
 }
 
 // Angles of the true positions of a tile's slots: R(64 a + i) = R(64 a) R(i).
@@ -194,14 +203,20 @@ struct ScoreTiles {
   const float* queries;
   const float* keys;
   int64_t width;
+  TileFetcher* fetcher;
   float* scores;
 
   template <int kRows, int kPairs>
   void Run(int64_t row, int64_t pair) const {
     Tile<kRows, kPairs> tile;
     Clear<kRows, kPairs>(tile);
-    Accumulate<F32, kRows, kPairs>(queries + row * width, width, {keys, kTileTokens, kPanelColumns},
-                                   pair, width, tile);
+    constexpr int64_t kDepth = 8;  // divides width
+    for (int64_t i = 0; i < width; i += kDepth) {
+      fetcher->Fetch();
+      Accumulate<F32, kRows, kPairs>(queries + row * width + i, width,
+                                     {keys + i * kTileTokens, kTileTokens, kPanelColumns}, pair,
+                                     kDepth, tile);
+    }
     for (int r = 0; r < kRows; ++r) {
       for (int p = 0; p < kPairs; ++p) {
         float* out = scores + (row + r) * kTileTokens + FirstColumn(pair + p);
@@ -221,6 +236,7 @@ struct ValueTiles {
   int64_t begin;
   int64_t end;
   int64_t width;
+  TileFetcher* fetcher;
   float* out;  // [rows][width]
 
   template <int kRows, int kPairs>
@@ -235,6 +251,7 @@ struct ValueTiles {
       }
     }
     for (int64_t slot = begin; slot < end;) {
+      fetcher->Fetch();
       const int64_t count = HWY_MIN(kBlockTokens - slot % kBlockTokens, end - slot);
       Accumulate<Format, kRows, kPairs>(weights + row * kTileTokens + slot, kTileTokens,
                                         {view.Value(slot), width, kPanelColumns}, pair, count,
@@ -298,13 +315,13 @@ const float* QueriesFor(const QueryRows& rows, const AttentionScratch& scratch, 
 template <class Format>
 void AttendRows(const QueryRows& rows, const AttentionScratch& scratch,
                 const TileView<Format>& view, int64_t tile, int64_t row, int64_t count,
-                SoftmaxState state) {
+                TileFetcher& fetcher, SoftmaxState state) {
   const int64_t width = rows.width;
   const auto slots_seen = [&](int64_t r) {
     return rows.keys.SlotsSeen(tile, rows.position(row + r));
   };
   const float* queries = QueriesFor(rows, scratch, tile, row, count);
-  RunTiles(ScoreTiles{queries, scratch.keys, width, scratch.scores}, count,
+  RunTiles(ScoreTiles{queries, scratch.keys, width, &fetcher, scratch.scores}, count,
            NumPanels(slots_seen(count - 1)) * kPairsPerPanel);
   float keep[kScoreRows];
   for (int64_t r = 0; r < count; ++r) {
@@ -314,30 +331,31 @@ void AttendRows(const QueryRows& rows, const AttentionScratch& scratch,
   const int64_t seen_by_all = slots_seen(0);
   const int64_t pairs = NumPanels(width) * kPairsPerPanel;
   float* out = state.values + row * width;
-  RunTiles(ValueTiles<Format>{scratch.scores, keep, view, 0, seen_by_all, width, out}, count,
-           pairs);
+  RunTiles(ValueTiles<Format>{scratch.scores, keep, view, 0, seen_by_all, width, &fetcher, out},
+           count, pairs);
   // What a row does not see must not touch it, not even with weight 0: it may be infinite.
   for (int64_t r = 0; r < count; ++r) {
     if (slots_seen(r) == seen_by_all) continue;
     const float one = 1.0f;
     RunTiles(ValueTiles<Format>{scratch.scores + r * kTileTokens, &one, view, seen_by_all,
-                                slots_seen(r), width, out + r * width},
+                                slots_seen(r), width, &fetcher, out + r * width},
              1, pairs);
   }
 }
 
 template <class Format>
 void AttendTile(const QueryRows& rows, const AttentionScratch& scratch, int64_t tile,
-                SoftmaxState state) {
+                TileView<Format> view, TileFetcher& fetcher, SoftmaxState state) {
   const int64_t num_rows = rows.num_rows();
-  const int64_t num_slots = rows.keys.SlotsSeen(tile, rows.position(num_rows - 1));
+  const int64_t num_slots = SlotsOf(rows, tile);
   int64_t first_row = 0;
   while (rows.keys.SlotsSeen(tile, rows.position(first_row)) <= 0) first_row += rows.group();
-  const auto view = ViewTile<Format>(rows, tile, num_slots, scratch.padded);
+  if (view.width < rows.width) view = PadTile(view, rows.width, scratch.padded);
   LoadKeys(view, num_slots, KeyAngles(rows, tile, num_slots, scratch.angles), scratch.keys);
   const auto attend = [&](const auto& values) {
     for (int64_t row = first_row; row < num_rows; row += kScoreRows) {
-      AttendRows(rows, scratch, values, tile, row, HWY_MIN(kScoreRows, num_rows - row), state);
+      AttendRows(rows, scratch, values, tile, row, HWY_MIN(kScoreRows, num_rows - row), fetcher,
+                 state);
     }
   };
   if (num_rows - first_row < kWidenRows) return attend(view);
@@ -351,8 +369,14 @@ void AttendTiles(const QueryRows& rows, const AttentionScratch& scratch, int64_t
   std::fill_n(state.sum, rows.num_rows(), 0.0f);
   std::fill_n(state.values, rows.num_rows() * rows.width, 0.0f);
   const int64_t begin = segment * kSegmentTiles;
-  for (int64_t tile = begin; tile < HWY_MIN(rows.keys.NumTiles(), begin + kSegmentTiles); ++tile) {
-    AttendTile<Format>(rows, scratch, tile, state);
+  const int64_t end = HWY_MIN(rows.keys.NumTiles(), begin + kSegmentTiles);
+  auto view = FindTile<Format>(rows, begin);
+  for (int64_t tile = begin; tile < end; ++tile) {
+    const bool last = tile + 1 == end;
+    const auto next = last ? view : FindTile<Format>(rows, tile + 1);
+    TileFetcher fetcher = last ? TileFetcher() : TileFetcher(next);
+    AttendTile<Format>(rows, scratch, tile, view, fetcher, state);
+    view = next;
   }
 }
 

@@ -19,7 +19,7 @@
 
 namespace everlong::cpu {
 
-inline constexpr int64_t kSegmentTiles = 8;
+inline constexpr int64_t kSegmentTiles = 16;
 
 // Rows are queries: [num_tokens][group], where group = q_heads / kv_heads. They and the values are
 // padded to `width`, and so is each half of a key.

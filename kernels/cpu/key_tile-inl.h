@@ -28,22 +28,60 @@ struct TileView {
   HWY_INLINE const Element* Value(int64_t slot) const { return Key(slot) + value_offset; }
 };
 
-// 128 bits of each of the slots `slot`, slot + 4, slot + 8 .. one after another.
+// Brings a tile into the L2 cache, some lines at a time between what is computed meanwhile. A core
+// drops requests while it has many misses under way: not a good time is that of LoadKeys.
+class TileFetcher {
+ public:
+  TileFetcher() = default;
+  template <class Format>
+  explicit TileFetcher(const TileView<Format>& tile)
+      : block_lines_(2 * kBlockTokens * tile.width * sizeof(*tile.blocks[0]) / kLine),
+        lines_left_(block_lines_),
+        blocks_left_(kTileBlocks) {
+    for (int64_t b = 0; b < kTileBlocks; ++b) {
+      blocks_[b] = reinterpret_cast<const char*>(tile.blocks[b]);
+    }
+  }
+
+  HWY_INLINE void Fetch() {
+    if (blocks_left_ == 0) return;
+    const char*& from = blocks_[kTileBlocks - blocks_left_];
+    const int64_t lines = HWY_MIN(lines_left_, 16);
+    for (int64_t i = 0; i < lines; ++i, from += kLine) __builtin_prefetch(from, 0, 2);
+    lines_left_ -= lines;
+    if (lines_left_ > 0) return;
+    lines_left_ = block_lines_;
+    --blocks_left_;
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+
+  const char* blocks_[kTileBlocks] = {};
+  int64_t block_lines_ = 0;
+  int64_t lines_left_ = 0;  // of the block at hand
+  int64_t blocks_left_ = 0;
+};
+
+// 16 bytes of each of kLanes slots: those of `slot` + t, + t + 4, + t + 8 .. one after another.
 template <class Format>
-HWY_INLINE WordVec LoadEveryFourth(const TileView<Format>& tile, int64_t slot, int64_t element) {
-  const auto at = [&](int64_t s)
-                      HWY_ATTR { return reinterpret_cast<const uint32_t*>(tile.Key(s) + element); };
+HWY_INLINE WordVec LoadEveryFourth(const TileView<Format>& tile, int64_t slot, int64_t t,
+                                   int64_t element) {
   const U32Tag words;
+  const auto at = [&](int64_t i) HWY_ATTR {
+    const auto* block = tile.blocks[slot / kBlockTokens + i / kBlockTokens];
+    return reinterpret_cast<const uint32_t*>(block + i % kBlockTokens * tile.width + element);
+  };
 #if HWY_MAX_BYTES == 16
-  return hn::LoadU(words, at(slot));
+  return hn::LoadU(words, at(slot % kBlockTokens + t));
 #else
   const auto first =
-      hn::OddEvenBlocks(hn::LoadDup128(words, at(slot + 4)), hn::LoadDup128(words, at(slot)));
+      hn::OddEvenBlocks(hn::LoadDup128(words, at(t + 4)), hn::LoadDup128(words, at(t)));
 #if HWY_MAX_BYTES == 32
   return first;
 #else
   const auto second =
-      hn::OddEvenBlocks(hn::LoadDup128(words, at(slot + 12)), hn::LoadDup128(words, at(slot + 8)));
+      hn::OddEvenBlocks(hn::LoadDup128(words, at(t + 12)), hn::LoadDup128(words, at(t + 8)));
   return hn::ConcatUpperLower(words, second, first);
 #endif
 #endif
@@ -55,7 +93,7 @@ HWY_INLINE void LoadTransposed(const TileView<Format>& tile, int64_t slot, int64
                                Vec (&out)[kElements]) {
   WordVec rows[4];
   HWY_UNROLL(4)
-  for (int t = 0; t < 4; ++t) rows[t] = LoadEveryFourth(tile, slot + t, element);
+  for (int t = 0; t < 4; ++t) rows[t] = LoadEveryFourth(tile, slot, t, element);
   const U32Tag words;
   const hn::RepartitionToWide<U32Tag> wide;
   const auto lower01 = hn::BitCast(wide, hn::InterleaveLower(words, rows[0], rows[1]));
@@ -82,8 +120,8 @@ void LoadKeys(const TileView<Format>& tile, int64_t num_slots, SlotAngles angles
   constexpr int kElements = 16 / sizeof(typename Format::Element);
   const int64_t half = tile.width / 2;
   const F32Tag f32;
-  for (int64_t slot = 0; slot < num_slots; slot += kLanes) {
-    for (int64_t i = 0; i < half; i += kElements) {
+  for (int64_t i = 0; i < half; i += kElements) {
+    for (int64_t slot = 0; slot < num_slots; slot += kLanes) {
       Vec first[kElements];
       Vec second[kElements];
       LoadTransposed<Format>(tile, slot, i, first);

@@ -41,7 +41,7 @@ class Load {
     if (arrival->end) {
       End(arrival->id, *arrival->end);
     } else if (arrival->event.has_output()) {
-      CountTokens(running_.at(arrival->id), arrival->event.output());
+      RecordTokens(arrival->event.output().token_ids_size(), Now(), running_.at(arrival->id));
     }
   }
 
@@ -49,11 +49,6 @@ class Load {
   std::vector<CallRecord>& records() { return records_; }
 
  private:
-  struct Running {
-    CallRecord record;
-    double last_output = 0;
-  };
-
   double Now() const { return std::chrono::duration<double>(Clock::now() - begin_).count(); }
 
   Clock::time_point TimeOf(double seconds) const {
@@ -73,30 +68,15 @@ class Load {
   void Start() {
     const int64_t index = num_started_++;
     const v1::GenerateRequest request = MakeLoadRequest(plan_, index);
-    Running& running = running_[index];
-    running.record.prompt_tokens = request.token_ids().ids_size();
-    running.record.arrival = plan_.rate > 0 ? next_arrival_ : Now();
+    CallRecord& record = running_[index];
+    record.prompt_tokens = request.token_ids().ids_size();
+    record.arrival = plan_.rate > 0 ? next_arrival_ : Now();
     if (plan_.rate > 0) next_arrival_ += gap_(arrivals_);
     calls_.Start(index, request);
   }
 
-  void CountTokens(Running& running, const v1::Output& output) {
-    const int64_t num_tokens = output.token_ids_size();
-    if (num_tokens == 0) return;
-    const double now = Now();
-    CallRecord& record = running.record;
-    if (record.output_tokens == 0) {
-      record.first_token = now;
-    } else {
-      const double interval = (now - running.last_output) / static_cast<double>(num_tokens);
-      record.intervals.push_back({interval, num_tokens});
-    }
-    record.output_tokens += num_tokens;
-    running.last_output = now;
-  }
-
   void End(int64_t id, const absl::Status& status) {
-    CallRecord record = std::move(running_.at(id).record);
+    CallRecord record = std::move(running_.at(id));
     running_.erase(id);
     if (stopped_ && !status.ok()) return;
     record.end = Now();
@@ -113,7 +93,7 @@ class Load {
   double next_arrival_ = 0;  // seconds since begin_, as all times
   int64_t num_started_ = 0;
   bool stopped_ = false;
-  std::map<int64_t, Running> running_;
+  std::map<int64_t, CallRecord> running_;
   std::vector<CallRecord> records_;
 };
 
@@ -138,6 +118,18 @@ v1::GenerateRequest MakeLoadRequest(const LoadPlan& plan, int64_t index) {
     ids.Add(static_cast<int32_t>(draw(0, plan.vocab_size - 1)));
   }
   return request;
+}
+
+void RecordTokens(int64_t num_tokens, double now, CallRecord& record) {
+  if (num_tokens == 0) return;
+  if (record.output_tokens == 0) {
+    record.first_token = now;
+  } else {
+    const double interval = (now - record.last_token) / static_cast<double>(num_tokens);
+    record.intervals.push_back({interval, num_tokens});
+  }
+  record.last_token = now;
+  record.output_tokens += num_tokens;
 }
 
 std::vector<CallRecord> RunLoad(Connection& connection, const LoadPlan& plan,

@@ -43,6 +43,7 @@ struct WeightedValue {
 struct CallRecord {
   double arrival = 0;  // when it was due, though the limit of concurrency may have held it back
   double first_token = 0;
+  double last_token = 0;
   double end = 0;
   int64_t prompt_tokens = 0;
   int64_t output_tokens = 0;
@@ -50,6 +51,9 @@ struct CallRecord {
   std::vector<WeightedValue> intervals;
   absl::Status status;
 };
+
+// Takes down that `num_tokens` arrived together.
+void RecordTokens(int64_t num_tokens, double now, CallRecord& record);
 
 // Called at least every 50 ms; must be cheap.
 using LoadProgress = std::function<void(int64_t ended, int64_t in_flight)>;

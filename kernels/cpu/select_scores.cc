@@ -9,6 +9,7 @@
 
 #include "kernels/cpu/select_scores.h"
 #include "kernels/cpu/simd-inl.h"
+#include "kernels/dtype.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace everlong::cpu {
@@ -199,17 +200,12 @@ HWY_INLINE void ScanRow(const ScanRows& rows, int64_t row, float mean, float mid
   }
 }
 
-void WidenHalves(const std::byte* from, int64_t size, float* out) {
+// Not inlined: clang 14 takes gigabytes where it knows the size.
+HWY_NOINLINE void WidenHalves(const std::byte* from, int64_t size, float* out) {
   const auto* halves = reinterpret_cast<const uint16_t*>(from);
   int64_t i = 0;
   for (; i + kLanes <= size; i += kLanes) hn::StoreU(F16::Load(halves + i), F32Tag(), out + i);
-  if (const int64_t rest = size - i; rest > 0) {
-    uint16_t padded[16] = {};
-    float widened[16];
-    std::copy_n(halves + i, rest, padded);
-    hn::StoreU(F16::Load(padded), F32Tag(), widened);
-    std::copy_n(widened, rest, out + i);
-  }
+  for (; i < size; ++i) out[i] = F16ToF32(halves[i]);
 }
 
 void ScanPageVectors(const ScanRows& rows, const std::byte* head, int32_t bits, uint8_t* codes,

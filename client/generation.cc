@@ -99,10 +99,9 @@ absl::Status ApplyGenerationOptions(const GenerationOptions& options,
   if (options.max_output_tokens) stopping.set_max_output_tokens(*options.max_output_tokens);
   if (options.min_output_tokens) stopping.set_min_output_tokens(*options.min_output_tokens);
   stopping.set_ignore_eos(options.ignore_eos);
-  if (absl::Status status = ApplyAttentionOptions(options, *request.mutable_attention());
-      !status.ok()) {
-    return status;
-  }
+  v1::Attention attention;
+  if (absl::Status status = ApplyAttentionOptions(options, attention); !status.ok()) return status;
+  if (attention.ByteSizeLong() > 0) *request.mutable_attention() = std::move(attention);
   for (const std::string& stop : options.stop) {
     if (absl::Status status = CheckUtf8(stop, "--stop"); !status.ok()) return status;
     stopping.add_stop(stop);

@@ -136,10 +136,35 @@ TEST_F(GenerateTest, SendsEveryOption) {
             "3",
             "--prompt-logprobs",
             "--samples",
-            "4"});
+            "4",
+            "--attention",
+            "infinite_hip",
+            "--preset",
+            "3k",
+            "--selector",
+            "scan",
+            "--positions",
+            "clipped",
+            "--budget",
+            "1024",
+            "--sinks",
+            "64",
+            "--window",
+            "512",
+            "--refresh",
+            "8"});
   v1::GenerateRequest expected;
   expected.set_model("bytes");
   expected.set_text("hi");
+  v1::Attention& attention = *expected.mutable_attention();
+  attention.set_mode(v1::ATTENTION_MODE_INFINITE_HIP);
+  attention.set_preset("3k");
+  attention.set_selector(v1::ATTENTION_SELECTOR_SCAN);
+  attention.set_positions(v1::ATTENTION_POSITIONS_CLIPPED);
+  attention.set_budget(1024);
+  attention.set_sinks(64);
+  attention.set_window(512);
+  attention.add_refresh(8);
   v1::Sampling& sampling = *expected.mutable_sampling();
   sampling.set_temperature(0);
   sampling.set_top_k(40);

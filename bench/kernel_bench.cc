@@ -4,19 +4,16 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
-#include <map>
 #include <memory>
 #include <random>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <vector>
 
+#include "bench/measure.h"
 #include "cblas.h"
 #include "fmt/format.h"
 #include "kernels/cpu/thread_pool.h"
@@ -49,74 +46,6 @@ const Geometry kGeometries[] = {
 std::string TypeName(DType type) {
   return type == DType::kF32 ? "f32" : "bf16";
 }
-
-// ---- Time -----------------------------------------------------------------------------------
-
-using Work = std::function<void()>;
-
-double SecondsOf(const Work& work, int64_t times) {
-  const auto begin = std::chrono::steady_clock::now();
-  for (int64_t i = 0; i < times; ++i) work();
-  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
-  return took.count() / static_cast<double>(times);
-}
-
-int64_t TimesFor(const Work& work, double seconds) {
-  work();
-  return std::max<int64_t>(1, static_cast<int64_t>(seconds / SecondsOf(work, 1)));
-}
-
-double Median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
-}
-
-// Medians of runs of `a` and `b` in turns.
-std::pair<double, double> MedianSeconds(const Work& a, const Work& b) {
-  constexpr int kRuns = 9;
-  constexpr double kRunSeconds = 0.05;
-  const int64_t times_a = TimesFor(a, kRunSeconds);
-  const int64_t times_b = TimesFor(b, kRunSeconds);
-  std::vector<double> seconds_a;
-  std::vector<double> seconds_b;
-  for (int i = 0; i < kRuns; ++i) {
-    seconds_a.push_back(SecondsOf(a, times_a));
-    seconds_b.push_back(SecondsOf(b, times_b));
-  }
-  return {Median(seconds_a), Median(seconds_b)};
-}
-
-// ---- The machine ----------------------------------------------------------------------------
-
-// Reads `bytes` of memory with all threads: what streaming weights of that size can reach.
-class Reader {
- public:
-  Reader(cpu::ThreadPool& pool, int64_t bytes) : pool_(pool), words_(bytes / 8, 1) {}
-
-  int64_t bytes() const { return static_cast<int64_t>(words_.size()) * 8; }
-
-  void Read() {
-    constexpr int64_t kPieces = 8;  // per thread
-    const int64_t pieces = kPieces * pool_.num_threads();
-    const auto size = static_cast<int64_t>(words_.size());
-    pool_.Run(pieces, [&](int64_t piece, int) {
-      uint64_t sums[16] = {};
-      const int64_t end = size * (piece + 1) / pieces;
-      for (int64_t i = size * piece / pieces; i + 16 <= end; i += 16) {
-        for (int j = 0; j < 16; ++j) sums[j] += words_[i + j];
-      }
-      uint64_t sum = 0;
-      for (const uint64_t s : sums) sum += s;
-      if (sum == 1) std::abort();  // so that the sums are needed
-    });
-  }
-
- private:
-  cpu::ThreadPool& pool_;
-  std::vector<uint64_t> words_;
-};
-
-// ---- Kernels --------------------------------------------------------------------------------
 
 class Bench {
  public:
@@ -205,7 +134,6 @@ void Bench::MatVec(const Geometry& g, const std::string& label, int64_t n, int64
     kernels_->Free(x);
     kernels_->Free(out);
   }
-  for (const Matrix& matrix : w) kernels_->Free(const_cast<void*>(matrix.data));
 }
 
 void Bench::Gemm(const Geometry& g, const std::string& label, int64_t n, int64_t k, DType type) {
@@ -232,10 +160,7 @@ void Bench::Gemm(const Geometry& g, const std::string& label, int64_t n, int64_t
   const double gigaflop = 2.0 * kRows * static_cast<double>(n * k) / 1e9;
   fmt::print("| {} | {} {}x{} | {} | {:.0f} | {:.0f} | {:.0f} % |\n", g.name, label, n, k,
              TypeName(type), gigaflop / ours, gigaflop / blas, 100 * blas / ours);
-  for (void* memory : {static_cast<void*>(x), static_cast<void*>(out), static_cast<void*>(blas_w),
-                       const_cast<void*>(w.data)}) {
-    kernels_->Free(memory);
-  }
+  for (float* memory : {x, out, blas_w}) kernels_->Free(memory);
 }
 
 void Bench::MatMuls(const Geometry& g) {
@@ -394,7 +319,7 @@ void Bench::DecodeStep(const Geometry& g, DType type) {
                       .rows = 1,
                       .mode = mode});
   };
-  const SampleParams params = {.temperature = 1.0f, .top_p = 0.95f};
+  const SampleParams params;
   int32_t token;
   float logprob;
   const auto step = [&] {
@@ -426,47 +351,48 @@ void Bench::DecodeStep(const Geometry& g, DType type) {
   fmt::print("| {} | {} | {:.1f} | {:.3f} | {:.1f} | {:.1f} | {:.1f} | {:.0f} % |\n", g.name,
              TypeName(type), bytes / 1e6, 1e3 * ours, 1 / ours, bytes / ours / 1e9,
              bytes / read / 1e9, 100 * read / ours);
-  for (const Layer& layer : layers) {
-    for (const Matrix& m : {layer.qkv, layer.attention_out, layer.gate_up, layer.down}) {
-      kernels_->Free(const_cast<void*>(m.data));
-    }
-  }
-  kernels_->Free(const_cast<void*>(head.data));
 }
 
-void Run(int threads, std::string_view only) {
-  Bench bench(threads);
-  openblas_set_num_threads(bench.threads());
-  fmt::print("{} threads; OpenBLAS: {}\n", bench.threads(), openblas_get_corename());
-  const auto wanted = [&](std::string_view section) { return only.empty() || only == section; };
-  if (wanted("step")) {
-    fmt::print(
-        "\n| model | type | weights MB | ms / step | tok/s | GB/s | read GB/s | of it |\n"
-        "|---|---|---|---|---|---|---|---|\n");
-    for (const Geometry& g : kGeometries) {
-      for (const DType type : {DType::kBF16, DType::kF32}) bench.DecodeStep(g, type);
-    }
+void PrintSteps(int threads, const std::vector<Geometry>& geometries) {
+  fmt::print(
+      "\n| model | type | weights MB | ms / step | tok/s | GB/s | read GB/s | of it |\n"
+      "|---|---|---|---|---|---|---|---|\n");
+  for (const Geometry& g : geometries) {
+    for (const DType type : {DType::kBF16, DType::kF32}) Bench(threads).DecodeStep(g, type);
   }
-  if (wanted("attention")) {
-    fmt::print(
-        "\n| heads of | attention | context | ms / layer | GB/s | read GB/s or sgemm GFLOP/s "
-        "| of it | GFLOP/s |\n|---|---|---|---|---|---|---|---|\n");
-    for (const Geometry& g : kGeometries) bench.Attention(g);
+}
+
+void PrintAttention(int threads, const std::vector<Geometry>& geometries) {
+  fmt::print(
+      "\n| heads of | attention | context | ms / layer | GB/s | read GB/s or sgemm GFLOP/s | of it "
+      "| GFLOP/s |\n|---|---|---|---|---|---|---|---|\n");
+  for (const Geometry& g : geometries) Bench(threads).Attention(g);
+}
+
+void Run(int threads, std::string_view section, std::string_view model) {
+  std::vector<Geometry> geometries;
+  for (const Geometry& g : kGeometries) {
+    if (model.empty() || model == g.name) geometries.push_back(g);
   }
-  if (wanted("matmul")) {
-    for (const Geometry& g : kGeometries) bench.MatMuls(g);
+  openblas_set_num_threads(Bench(threads).threads());
+  fmt::print("{} threads; OpenBLAS: {}\n", openblas_get_num_threads(), openblas_get_corename());
+  if (section.empty() || section == "step") PrintSteps(threads, geometries);
+  if (section.empty() || section == "attention") PrintAttention(threads, geometries);
+  if (section.empty() || section == "matmul") {
+    for (const Geometry& g : geometries) Bench(threads).MatMuls(g);
   }
 }
 
 }  // namespace
 }  // namespace everlong
 
-// Usage: everlong_kernel_bench [threads, 0: one per core] [step | attention | matmul]
+// Usage: everlong_kernel_bench [threads, 0: one per core] [step | attention | matmul] [model]
 int main(int argc, char** argv) {
   // OpenBLAS reads this before main; a comparison is with what it would choose by itself.
   if (std::getenv("OPENBLAS_CORETYPE") != nullptr) {
     unsetenv("OPENBLAS_CORETYPE");
     execv("/proc/self/exe", argv);
   }
-  everlong::Run(argc > 1 ? std::atoi(argv[1]) : 0, argc > 2 ? argv[2] : "");
+  everlong::Run(argc > 1 ? std::atoi(argv[1]) : 0, argc > 2 ? argv[2] : "",
+                argc > 3 ? argv[3] : "");
 }

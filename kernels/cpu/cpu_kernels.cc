@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <memory>
 #include <vector>
@@ -40,7 +42,7 @@ class CpuKernels : public Kernels {
     int64_t rows = 0;
     for (const HostMatrix& part : parts) rows += part.rows;
     const HostMatrix& first = parts.front();
-    void* packed = Allocate(cpu::PackedBytes(rows, first.cols, first.type));
+    void* packed = TakeWeights(cpu::PackedBytes(rows, first.cols, first.type));
     cpu::PackMatrix(parts, packed, pool_);
     return {.data = packed, .rows = rows, .cols = first.cols, .type = first.type};
   }
@@ -83,7 +85,24 @@ class CpuKernels : public Kernels {
   void Sync() override {}
 
  private:
+  // Weights are back to back in large blocks, because only those get huge pages: with small ones
+  // the weights of a step have more of them than a core has translations for.
+  void* TakeWeights(int64_t bytes) {
+    constexpr int64_t kBlockBytes = int64_t{64} << 20;
+    bytes = (bytes + 63) / 64 * 64;
+    if (bytes > weights_left_) {
+      weights_left_ = std::max(bytes, kBlockBytes);
+      weights_ = static_cast<std::byte*>(Allocate(weights_left_));
+    }
+    void* taken = weights_;
+    weights_ += bytes;
+    weights_left_ -= bytes;
+    return taken;
+  }
+
   HostMemory memory_;
+  std::byte* weights_ = nullptr;
+  int64_t weights_left_ = 0;
   cpu::ThreadPool pool_;
   cpu::Step step_;
   cpu::Attention attention_;

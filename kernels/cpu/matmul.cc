@@ -61,8 +61,20 @@ struct MatMulTiles {
     Clear<kRows, kPairs>(tile);
     const Columns<Format> weights = {static_cast<const typename Format::Element*>(args.w.data),
                                      kPanelColumns, kPanelColumns * args.w.cols};
-    Accumulate<Format, kRows, kPairs>(static_cast<const float*>(args.x) + row * args.x_stride,
-                                      args.x_stride, weights, pair, args.w.cols, tile);
+    const auto* x = static_cast<const float*>(args.x) + row * args.x_stride;
+    // Where a row of a panel is a line and takes long enough, it pays to fetch ahead: at first from
+    // these panels, then from those after them. The hardware's own fetching is best for the rest.
+    constexpr int64_t kRowBytes = kPanelColumns * sizeof(typename Format::Element);
+    constexpr bool kFetch = kRowBytes == 64 && kRows >= 4;
+    constexpr int64_t kAhead = 64;
+    const int64_t begin = HWY_MAX(int64_t{0}, args.w.cols - kAhead);
+    Accumulate<Format, kRows, kPairs>(x, args.x_stride, weights, pair, begin, tile,
+                                      kFetch ? kAhead * kPanelColumns : 0);
+    const int64_t next = HWY_MAX(int64_t{1}, kPairs / kPairsPerPanel) * weights.panel_stride;
+    Accumulate<Format, kRows, kPairs>(
+        x + begin, args.x_stride,
+        {weights.data + begin * kPanelColumns, weights.row_stride, weights.panel_stride}, pair,
+        args.w.cols - begin, tile, kFetch ? next - begin * kPanelColumns : 0);
     for (int r = 0; r < kRows; ++r) {
       for (int p = 0; p < kPairs; ++p) {
         const int64_t column = FirstColumn(pair + p);

@@ -79,16 +79,19 @@ HWY_INLINE void Clear(Tile<kRows, kPairs>& tile) {
   }
 }
 
-// tile[r][p] += sum over k in [0, depth) of x[r * x_stride + k] * (pair + p of row k of b).
+// tile[r][p] += sum over k in [0, depth) of x[r * x_stride + k] * (pair + p of row k of b). With
+// every row the line that is `fetch` elements away, if not 0, is fetched.
 template <class Format, int kRows, int kPairs>
 HWY_INLINE void Accumulate(const float* HWY_RESTRICT x, int64_t x_stride, Columns<Format> b,
-                           int64_t pair, int64_t depth, Tile<kRows, kPairs>& tile) {
+                           int64_t pair, int64_t depth, Tile<kRows, kPairs>& tile,
+                           int64_t fetch = 0) {
   for (int64_t k = 0; k < depth; ++k) {
     Vec columns[kPairs][2];
     HWY_UNROLL(4)
     for (int p = 0; p < kPairs; ++p) {
-      LoadPair(Format(), b.data + (pair + p) / kPairsPerPanel * b.panel_stride + k * b.row_stride,
-               (pair + p) % kPairsPerPanel, columns[p][0], columns[p][1]);
+      const auto* row = b.data + (pair + p) / kPairsPerPanel * b.panel_stride + k * b.row_stride;
+      if (fetch != 0) __builtin_prefetch(row + fetch);
+      LoadPair(Format(), row, (pair + p) % kPairsPerPanel, columns[p][0], columns[p][1]);
     }
     HWY_UNROLL(8)
     for (int r = 0; r < kRows; ++r) {

@@ -38,7 +38,7 @@ void Attention::Run(const AttentionArgs& args, const Step& step, ThreadPool& poo
   PlanTasks(pool.num_threads());
 
   int64_t most_rows = 0;
-  for (const QueryRows& rows : rows_) most_rows = std::max(most_rows, rows.num_rows());
+  for (const QueryRows& rows : rows_) most_rows = std::max<int64_t>(most_rows, rows.num_rows());
   const int64_t scratch_floats =
       (AttentionScratchFloats(most_rows, PaddedWidth(args.cache.head_dim)) + 15) / 16 * 16;
   scratch_.Reserve(scratch_floats * pool.num_threads());
@@ -93,7 +93,8 @@ void Attention::AppendRows(const AttentionArgs& args, const Step& step, const Qu
                        .width = PaddedWidth(args.cache.head_dim),
                        .first_token = static_cast<int32_t>(first_token),
                        .num_tokens = static_cast<int32_t>(num_tokens),
-                       .kv_head = head});
+                       .kv_head = head,
+                       .group = args.q_heads / args.cache.kv_heads});
     }
   }
 }

@@ -272,29 +272,35 @@ HWY_INLINE float ExpOne(float x) {
   return hn::GetLane(Exp(hn::Set(F32Tag(), x)));
 }
 
-// Turns a row's scores of the slots below num_slots into weights, 0 for the other slots. Returns by
-// how much the values so far are to be scaled.
-float Weigh(float* scores, int64_t num_slots, float* max, float* sum) {
+// The largest score of the slots below num_slots; the others become -infinity.
+HWY_INLINE float LargestScore(float* scores, int64_t num_slots) {
   const Vec hidden = hn::Set(F32Tag(), -std::numeric_limits<float>::infinity());
-  const Vec count = hn::Set(F32Tag(), static_cast<float>(num_slots));
   Vec largest = hidden;
+  if (num_slots == kTileTokens) {
+    for (int64_t i = 0; i < kTileTokens; i += kLanes) {
+      largest = hn::Max(largest, F32::Load(scores + i));
+    }
+    return Max(largest);
+  }
+  const Vec count = hn::Set(F32Tag(), static_cast<float>(num_slots));
   for (int64_t i = 0; i < kTileTokens; i += kLanes) {
     const auto seen = hn::Lt(hn::Iota(F32Tag(), static_cast<float>(i)), count);
     const Vec score = hn::IfThenElse(seen, F32::Load(scores + i), hidden);
     largest = hn::Max(largest, score);
     hn::StoreU(score, F32Tag(), scores + i);
   }
-  const float new_max = HWY_MAX(*max, Max(largest));
-  const float keep = ExpOne(*max - new_max);
+  return Max(largest);
+}
+
+// scores[i] = e^(scores[i] - max). Returns their sum.
+HWY_INLINE float Weigh(float* scores, float max) {
   Vec total = hn::Zero(F32Tag());
   for (int64_t i = 0; i < kTileTokens; i += kLanes) {
-    const Vec weight = Exp(hn::Sub(F32::Load(scores + i), hn::Set(F32Tag(), new_max)));
+    const Vec weight = Exp(hn::Sub(F32::Load(scores + i), hn::Set(F32Tag(), max)));
     total = hn::Add(total, weight);
     hn::StoreU(weight, F32Tag(), scores + i);
   }
-  *max = new_max;
-  *sum = *sum * keep + Sum(total);
-  return keep;
+  return Sum(total);
 }
 
 // The queries of rows [row, row + count) as the keys of a tile are to see them.
@@ -323,10 +329,20 @@ void AttendRows(const QueryRows& rows, const AttentionScratch& scratch,
   const float* queries = QueriesFor(rows, scratch, tile, row, count);
   RunTiles(ScoreTiles{queries, scratch.keys, width, &fetcher, scratch.scores}, count,
            NumPanels(slots_seen(count - 1)) * kPairsPerPanel);
-  float keep[kScoreRows];
+  // By how much the values so far are to be scaled.
+  float keep[HWY_MAX(kScoreRows, kLanes)] = {};
   for (int64_t r = 0; r < count; ++r) {
-    keep[r] = Weigh(scratch.scores + r * kTileTokens, slots_seen(r), state.max + row + r,
-                    state.sum + row + r);
+    float& max = state.max[row + r];
+    const float old = max;
+    max = HWY_MAX(max, LargestScore(scratch.scores + r * kTileTokens, slots_seen(r)));
+    keep[r] = old - max;
+  }
+  for (int64_t r = 0; r < count; r += kLanes) {
+    hn::StoreU(Exp(F32::Load(keep + r)), F32Tag(), keep + r);
+  }
+  for (int64_t r = 0; r < count; ++r) {
+    float& sum = state.sum[row + r];
+    sum = sum * keep[r] + Weigh(scratch.scores + r * kTileTokens, state.max[row + r]);
   }
   const int64_t seen_by_all = slots_seen(0);
   const int64_t pairs = NumPanels(width) * kPairsPerPanel;
@@ -349,7 +365,7 @@ void AttendTile(const QueryRows& rows, const AttentionScratch& scratch, int64_t 
   const int64_t num_rows = rows.num_rows();
   const int64_t num_slots = SlotsOf(rows, tile);
   int64_t first_row = 0;
-  while (rows.keys.SlotsSeen(tile, rows.position(first_row)) <= 0) first_row += rows.group();
+  while (rows.keys.SlotsSeen(tile, rows.position(first_row)) <= 0) first_row += rows.group;
   if (view.width < rows.width) view = PadTile(view, rows.width, scratch.padded);
   LoadKeys(view, num_slots, KeyAngles(rows, tile, num_slots, scratch.angles), scratch.keys);
   const auto attend = [&](const auto& values) {

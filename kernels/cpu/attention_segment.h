@@ -33,12 +33,12 @@ struct QueryRows {
   int32_t first_token;  // row of the step
   int32_t num_tokens;
   int32_t kv_head;
+  int32_t group;
 
-  int64_t group() const { return args->q_heads / args->cache.kv_heads; }
-  int64_t num_rows() const { return num_tokens * group(); }
+  int32_t num_rows() const { return num_tokens * group; }
   int64_t num_segments() const { return (keys.NumTiles() + kSegmentTiles - 1) / kSegmentTiles; }
-  int64_t token(int64_t row) const { return first_token + row / group(); }
-  int64_t head(int64_t row) const { return kv_head * group() + row % group(); }
+  int64_t token(int64_t row) const { return first_token + static_cast<int32_t>(row) / group; }
+  int64_t head(int64_t row) const { return int64_t{kv_head} * group + row % group; }
   int64_t position(int64_t row) const { return sequence->position(token(row)); }
 };
 

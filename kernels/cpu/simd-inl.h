@@ -87,7 +87,11 @@ HWY_INLINE Vec Exp(Vec x) {
   const F32Tag f32;
   const auto below = hn::Lt(x, hn::Set(f32, -87.33f));
   x = hn::Min(hn::Max(x, hn::Set(f32, -87.33f)), hn::Set(f32, 88.7f));
-  const Vec n = hn::Round(hn::Mul(x, hn::Set(f32, 1.44269504f)));
+  // Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits, here with the
+  // exponent's bias.
+  const Vec rounder = hn::Set(f32, 0x1.8p23f + 127.0f);
+  const Vec rounded = hn::MulAdd(x, hn::Set(f32, 1.44269504f), rounder);
+  const Vec n = hn::Sub(rounded, rounder);
   Vec r = hn::NegMulAdd(n, hn::Set(f32, 0.693359375f), x);
   r = hn::NegMulAdd(n, hn::Set(f32, -2.12194440e-4f), r);
   Vec p = hn::Set(f32, 1.9875691500e-4f);
@@ -97,9 +101,8 @@ HWY_INLINE Vec Exp(Vec x) {
   p = hn::MulAdd(p, r, hn::Set(f32, 1.6666665459e-1f));
   p = hn::MulAdd(p, r, hn::Set(f32, 5.0000001201e-1f));
   p = hn::Add(hn::MulAdd(hn::Mul(r, r), p, r), hn::Set(f32, 1.0f));
-  const hn::Rebind<int32_t, F32Tag> i32;
-  const auto exponent = hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(i32, n), hn::Set(i32, 127)));
-  return hn::IfThenZeroElse(below, hn::Mul(p, hn::BitCast(f32, exponent)));
+  const auto power = hn::ShiftLeft<23>(hn::BitCast(U32Tag(), rounded));
+  return hn::IfThenZeroElse(below, hn::Mul(p, hn::BitCast(f32, power)));
 }
 
 HWY_INLINE float Sum(Vec v) {

@@ -140,7 +140,9 @@ Values AttentionProblem::Run(Device& device, const Step& part, int32_t first_row
   args.cache.base = device.Place(cache.bytes);
   device->BeginStep(part.Layout());
   device->Attention(args);
-  return device.ReadActivations(args.out, part.num_tokens() * out_width());
+  Values out = device.ReadActivations(args.out, part.num_tokens() * out_width());
+  device.FreePlaced();
+  return out;
 }
 
 Values AttentionProblem::NaiveResult(int64_t without) const {

@@ -32,7 +32,14 @@ std::vector<Backend> Backends() {
 void* Device::Place(const std::vector<std::byte>& bytes) {
   void* device = kernels_->Allocate(static_cast<int64_t>(bytes.size()));
   kernels_->Upload(device, bytes.data(), static_cast<int64_t>(bytes.size()));
+  placed_.push_back(device);
   return device;
+}
+
+void Device::FreePlaced() {
+  kernels_->Sync();
+  for (void* device : placed_) kernels_->Free(device);
+  placed_.clear();
 }
 
 float* Device::PlaceFloats(const Values& values) {

@@ -33,9 +33,11 @@ class Device {
   Kernels* operator->() const { return kernels_.get(); }
   DType activation_type() const { return kernels_->activation_type(); }
 
+  // What is placed stays until FreePlaced.
   void* Place(const std::vector<std::byte>& bytes);
   float* PlaceFloats(const Values& values);
   void* PlaceActivations(const Values& values);
+  void FreePlaced();
 
   // These wait for the calls so far.
   std::vector<std::byte> Read(const void* device, int64_t bytes);
@@ -44,6 +46,7 @@ class Device {
 
  private:
   std::unique_ptr<Kernels> kernels_;
+  std::vector<void*> placed_;
 };
 
 }  // namespace everlong

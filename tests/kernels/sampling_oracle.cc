@@ -72,9 +72,8 @@ std::vector<RowResult> SampleBatch::Run(Device& device, size_t first, size_t row
   std::vector<int32_t> top_tokens(rows * max_top);
   Values top_logprobs(rows * max_top);
   const auto begin = logits.begin() + static_cast<ptrdiff_t>(first) * vocab;
-  float* device_logits =
-      device.PlaceFloats(Values(begin, begin + static_cast<ptrdiff_t>(rows) * vocab));
-  device->Sample({.logits = device_logits,
+  const Values given(begin, begin + static_cast<ptrdiff_t>(rows) * vocab);
+  device->Sample({.logits = device.PlaceFloats(given),
                   .params = params.data() + first,
                   .adjusts = adjusts.data(),
                   .tokens = tokens.data(),
@@ -84,8 +83,7 @@ std::vector<RowResult> SampleBatch::Run(Device& device, size_t first, size_t row
                   .rows = static_cast<int32_t>(rows),
                   .vocab = vocab,
                   .max_top = max_top});
-  device->Sync();
-  device->Free(device_logits);
+  device.FreePlaced();
   std::vector<RowResult> results;
   for (size_t r = 0; r < rows; ++r) {
     const auto top = static_cast<ptrdiff_t>(r) * max_top;

@@ -65,7 +65,7 @@ TEST(Tokenizer, SpecialTokensInTextAreTextUnlessParsed) {
 TEST(Tokenizer, IgnoredMergesDoNotMakeSpecialTokensOfText) {
   json file = ByteLevelJson({{"e", "n"}, {"en", "d"}});
   file["model"]["ignore_merges"] = true;
-  file["added_tokens"] = {AddedTokenJson(257, "end", true)};
+  file["added_tokens"] = json::array({AddedTokenJson(257, "end", true)});
   const auto tokenizer = MakeTokenizer(file);
   EXPECT_THAT(Encode(*tokenizer, "en"), ElementsAre(256));
   EXPECT_THAT(Encode(*tokenizer, "end", false, true), ElementsAre(257));

@@ -14,10 +14,10 @@ RUN cmake --preset release -DEVERLONG_TESTS=OFF -DEVERLONG_BENCH=OFF \
     && cmake --install build/release --prefix /opt/everlong --strip
 
 FROM debian:bookworm
-RUN useradd --system --user-group everlong
+RUN groupadd --gid 10001 everlong && useradd --uid 10001 --gid everlong everlong
 COPY --from=build /opt/everlong /opt/everlong
 COPY models/needle-7m /models/needle-7m
-USER everlong
+USER 10001
 ENV PATH=/opt/everlong/bin:$PATH \
     EVERLONG_MODEL=/models/needle-7m \
     EVERLONG_LISTEN=0.0.0.0:50051 \

@@ -13,6 +13,7 @@ import pytest
 
 from conftest import wait_until
 
+DEPLOYED = Path(__file__).resolve().parents[2] / "deploy" / "prometheus.yml"
 CONFIGURATION = """
 global: {{scrape_interval: 500ms}}
 scrape_configs:
@@ -67,6 +68,12 @@ def query(server, tmp_path_factory):
 def test_promtool_accepts_the_exposition(server):
     check = subprocess.run([program("promtool"), "check", "metrics"], input=server.exposition(),
                            capture_output=True, text=True)
+    assert check.returncode == 0, check.stdout + check.stderr
+
+
+def test_promtool_accepts_the_configuration_that_is_deployed():
+    check = subprocess.run([program("promtool"), "check", "config", DEPLOYED], capture_output=True,
+                           text=True)
     assert check.returncode == 0, check.stdout + check.stderr
 
 

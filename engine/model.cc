@@ -1,13 +1,12 @@
 #include "engine/model.h"
 
 #include <cmath>
-#include <cstring>
 #include <string>
 #include <utility>
 
 #include "engine/status.h"
 #include "fmt/format.h"
-#include "kernels/dtype.h"
+#include "kernels/quant.h"
 
 namespace everlong {
 namespace {
@@ -16,24 +15,6 @@ struct Shape {
   int64_t rows;
   int64_t cols;
 };
-
-float ElementToF32(const HostMatrix& m, int64_t i) {
-  const auto* bytes = static_cast<const std::byte*>(m.data);
-  uint16_t half;
-  float single;
-  switch (m.type) {
-    case DType::kF32:
-      std::memcpy(&single, bytes + 4 * i, 4);
-      return single;
-    case DType::kF16:
-      std::memcpy(&half, bytes + 2 * i, 2);
-      return F16ToF32(half);
-    case DType::kBF16:
-      std::memcpy(&half, bytes + 2 * i, 2);
-      return BF16ToF32(half);
-  }
-  return 0.0f;
-}
 
 }  // namespace
 
@@ -79,7 +60,8 @@ class Model::Loader {
  private:
   absl::Status AppendVector(const std::string& name, int64_t size, std::vector<float>& out) {
     ASSIGN_OR_RETURN(HostMatrix tensor, checkpoint_.Tensor(name, 1, size));
-    for (int64_t i = 0; i < size; ++i) out.push_back(ElementToF32(tensor, i));
+    out.resize(out.size() + size);
+    DequantizeRow(tensor.type, tensor.data, size, out.data() + out.size() - size);
     return absl::OkStatus();
   }
 

@@ -10,10 +10,67 @@
 
 namespace everlong {
 
-enum class DType : uint8_t { kF32, kF16, kBF16 };
+// From kQ8_0 on: GGUF's quantised types (quant.h), of weights only.
+enum class DType : uint8_t {
+  kF32,
+  kF16,
+  kBF16,
+  kQ8_0,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ4K,
+  kQ5K,
+  kQ6K
+};
 
+constexpr bool IsQuantized(DType type) {
+  return type >= DType::kQ8_0;
+}
+
+// A quantised row is a sequence of blocks of so many elements, so many bytes each. Plain types have
+// blocks of one element.
+struct BlockShape {
+  int64_t elements;
+  int64_t bytes;
+};
+
+constexpr BlockShape BlockOf(DType type) {
+  switch (type) {
+    case DType::kF32:
+      return {1, 4};
+    case DType::kF16:
+    case DType::kBF16:
+      return {1, 2};
+    case DType::kQ8_0:
+      return {32, 34};
+    case DType::kQ4_0:
+      return {32, 18};
+    case DType::kQ4_1:
+      return {32, 20};
+    case DType::kQ5_0:
+      return {32, 22};
+    case DType::kQ5_1:
+      return {32, 24};
+    case DType::kQ4K:
+      return {256, 144};
+    case DType::kQ5K:
+      return {256, 176};
+    case DType::kQ6K:
+      return {256, 210};
+  }
+  return {1, 0};
+}
+
+// Of a plain type's element.
 constexpr int64_t ByteSize(DType type) {
-  return type == DType::kF32 ? 4 : 2;
+  return BlockOf(type).bytes;
+}
+
+// Of a row of `elements`, a multiple of the block's.
+constexpr int64_t RowBytes(DType type, int64_t elements) {
+  return elements / BlockOf(type).elements * BlockOf(type).bytes;
 }
 
 // A KV block is the finest unit that is selected, stored and fetched; a page is the unit of

@@ -17,7 +17,8 @@ class DeviceError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// A row-major matrix in host memory, e.g. a view into a mapped checkpoint.
+// A row-major matrix in host memory at any byte, e.g. a view into a mapped checkpoint. Rows lie
+// back to back, RowBytes(type, cols) each; `cols` is a multiple of BlockOf(type).elements.
 struct HostMatrix {
   const void* data = nullptr;
   int64_t rows = 0;

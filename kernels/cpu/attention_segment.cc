@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "kernels/check.h"
 #include "kernels/cpu/attention_segment.h"
 #include "kernels/cpu/attention_tile-inl.h"
 #include "kernels/cpu/key_tile-inl.h"
@@ -300,6 +301,8 @@ void AttendLoaded(const QueryRows& rows, const AttentionScratch& scratch, int64_
       return AttendTiles<F16>(rows, scratch, segment, state);
     case DType::kBF16:
       return AttendTiles<BF16>(rows, scratch, segment, state);
+    default:
+      EVERLONG_CHECK(!IsQuantized(rows.args->cache.type));
   }
 }
 

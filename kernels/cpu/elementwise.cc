@@ -111,16 +111,12 @@ void StoreBF16(const float* from, uint16_t* to, int64_t count) {
 // Writes `count` values as elements of `type`.
 void StoreAs(DType type, const float* from, void* to, int64_t count) {
   auto* halves = static_cast<uint16_t*>(to);
-  switch (type) {
-    case DType::kF32:
-      std::memcpy(to, from, count * sizeof(float));
-      return;
-    case DType::kBF16:
-      StoreBF16(from, halves, count);
-      return;
-    case DType::kF16:
-      for (int64_t i = 0; i < count; ++i) halves[i] = F32ToF16(from[i]);
-      return;
+  if (type == DType::kF32) {
+    std::memcpy(to, from, count * sizeof(float));
+  } else if (type == DType::kBF16) {
+    StoreBF16(from, halves, count);
+  } else {
+    for (int64_t i = 0; i < count; ++i) halves[i] = F32ToF16(from[i]);
   }
 }
 

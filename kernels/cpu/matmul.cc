@@ -4,6 +4,7 @@
 // After targets.h.
 #include "hwy/foreach_target.h"
 // After foreach_target.h.
+#include "kernels/check.h"
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/tile-inl.h"
 
@@ -99,6 +100,8 @@ void MatMulTask(const MatMulArgs& args, const MatMulBlock& block) {
       return MatMulPanels<F16>(args, block);
     case DType::kBF16:
       return MatMulPanels<PairedBF16>(args, block);
+    default:
+      EVERLONG_CHECK(!IsQuantized(args.w.type));
   }
 }
 

@@ -67,6 +67,7 @@ void PackMatrix(std::span<const HostMatrix> parts, void* packed, ThreadPool& poo
   int64_t rows = 0;
   for (const HostMatrix& part : parts) {
     EVERLONG_CHECK(part.cols == parts.front().cols && part.type == parts.front().type);
+    EVERLONG_CHECK(!IsQuantized(part.type));
     rows += part.rows;
   }
   if (parts.front().type == DType::kF32) {
@@ -88,6 +89,8 @@ void Embed(const EmbedArgs& args, std::span<const int32_t> tokens, ThreadPool& p
         return EmbedRow<uint16_t>(table, tokens[t], out, F16ToF32);
       case DType::kBF16:
         return EmbedRow<uint16_t>(table, tokens[t], out, BF16ToF32);
+      default:
+        EVERLONG_CHECK(!IsQuantized(table.type));
     }
   });
 }

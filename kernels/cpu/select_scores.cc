@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/check.h"
 #include "kernels/cpu/select_scores.h"
 #include "kernels/cpu/simd-inl.h"
 #include "kernels/dtype.h"
@@ -42,6 +43,8 @@ void LoadKeyVectors(const std::byte* from, DType type, int64_t head_dim, const f
     case DType::kBF16:
       LoadRow<BF16>(from, head_dim, out);
       break;
+    default:
+      EVERLONG_CHECK(!IsQuantized(type));
   }
   if (cos == nullptr) return;
   const int64_t half = head_dim / 2;
@@ -240,7 +243,6 @@ void ScanPageVectors(const ScanRows& rows, const std::byte* head, int32_t bits, 
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-#include "kernels/check.h"
 #include "kernels/reference/step.h"
 
 namespace everlong::cpu {

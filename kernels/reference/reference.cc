@@ -12,12 +12,12 @@
 #include "kernels/dtype.h"
 #include "kernels/host_memory.h"
 #include "kernels/kernels.h"
+#include "kernels/quant.h"
 #include "kernels/reference/step.h"
 #include "kernels/sampling.h"
 
 namespace everlong {
 
-using reference::ReadElement;
 using reference::StepSequence;
 using reference::WriteElement;
 
@@ -96,8 +96,9 @@ Matrix ReferenceKernels::LoadMatrix(std::span<const HostMatrix> parts) {
   float* out = data;
   for (const HostMatrix& part : parts) {
     const auto* in = static_cast<const std::byte*>(part.data);
-    for (int64_t i = 0; i < part.rows * part.cols; ++i) {
-      *out++ = ReadElement(in + i * ByteSize(part.type), part.type);
+    const int64_t row_bytes = RowBytes(part.type, part.cols);
+    for (int64_t i = 0; i < part.rows; ++i, in += row_bytes, out += part.cols) {
+      DequantizeRow(part.type, in, part.cols, out);
     }
   }
   return {.data = data, .rows = rows, .cols = first.cols, .type = DType::kF32};

@@ -218,7 +218,8 @@ struct QueryBlock {
   bool first = true;        // the slot's lists are those of something else
 };
 
-// What the layers of one class read. Every token is in exactly one block, in order.
+// What the layers of one class read. Blocks are in the tokens' order, and no token is in two; what
+// Attention writes of a token in none stays as it was.
 struct AttentionPlan {
   int32_t num_blocks = 0;
   int32_t num_selects = 0;
@@ -323,6 +324,8 @@ struct AttentionArgs {
   Rope rope;                // unused where rotate is false
   const void* q = nullptr;  // activations, [num_tokens][q_stride], unrotated; heads back to back
   void* out = nullptr;      // activations, [num_tokens][q_heads * head_dim]
+  // Device, [num_tokens][q_heads], or null: the log of the sum of exp(score) over what is read.
+  float* lse = nullptr;
   int64_t q_stride = 0;
   int64_t layer = 0;
   int32_t plan = 0;  // of StepLayout::plans

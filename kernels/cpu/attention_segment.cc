@@ -5,6 +5,7 @@
 #include "hwy/foreach_target.h"
 // After foreach_target.h.
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "kernels/check.h"
@@ -326,10 +327,11 @@ void WriteOut(const QueryRows& rows, SoftmaxState state) {
   const AttentionArgs& args = *rows.args;
   const int64_t dim = args.cache.head_dim;
   for (int64_t r = 0; r < rows.num_rows(); ++r) {
-    float* out =
-        static_cast<float*>(args.out) + (rows.token(r) * args.q_heads + rows.head(r)) * dim;
+    const int64_t result = rows.token(r) * args.q_heads + rows.head(r);
+    float* out = static_cast<float*>(args.out) + result * dim;
     const float* values = state.values + r * rows.width;
     for (int64_t i = 0; i < dim; ++i) out[i] = values[i] / state.sum[r];
+    if (args.lse != nullptr) args.lse[result] = state.max[r] + std::log(state.sum[r]);
   }
 }
 

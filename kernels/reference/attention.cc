@@ -61,8 +61,14 @@ void ForEachKey(const QueryBlock& block, std::span<const int32_t> selected, int6
 // calculation for softmax, 2018): weights are kept relative to the largest score so far.
 class Query {
  public:
-  Query(const float* q, int64_t head_dim, int64_t position, float* out)
-      : near(q, q + head_dim), far(near), position(position), out_(out), weighted_(head_dim) {}
+  // `lse` may be null.
+  Query(const float* q, int64_t head_dim, int64_t position, float* out, float* lse)
+      : near(q, q + head_dim),
+        far(near),
+        position(position),
+        out_(out),
+        lse_(lse),
+        weighted_(head_dim) {}
 
   void Fold(double score, std::span<const double> value) {
     const double max = std::max(max_score_, score);
@@ -79,6 +85,7 @@ class Query {
     for (size_t i = 0; i < weighted_.size(); ++i) {
       out_[i] = static_cast<float>(weighted_[i] / total_weight_);
     }
+    if (lse_ != nullptr) *lse_ = static_cast<float>(max_score_ + std::log(total_weight_));
   }
 
   std::vector<double> near;  // rotated for keys of the window
@@ -87,6 +94,7 @@ class Query {
 
  private:
   float* out_;
+  float* lse_;
   std::vector<double> weighted_;
   double max_score_ = -std::numeric_limits<double>::infinity();
   double total_weight_ = 0.0;
@@ -100,10 +108,11 @@ std::vector<Query> BlockQueries(const AttentionArgs& args, const StepSequence& s
   std::vector<Query> queries;  // [num_rows][group]
   for (int64_t row = block.first_row; row < block.first_row + block.num_rows; ++row) {
     for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-      Query& query =
-          queries.emplace_back(static_cast<const float*>(args.q) + row * args.q_stride + head * dim,
-                               dim, sequence.Position(row),
-                               static_cast<float*>(args.out) + (row * args.q_heads + head) * dim);
+      const int64_t result = row * args.q_heads + head;
+      Query& query = queries.emplace_back(
+          static_cast<const float*>(args.q) + row * args.q_stride + head * dim, dim,
+          sequence.Position(row), static_cast<float*>(args.out) + result * dim,
+          args.lse == nullptr ? nullptr : args.lse + result);
       if (!args.rotate) continue;
       Rotate(query.near, numbering.Query(query.position, false), args.rope);
       Rotate(query.far, numbering.Query(query.position, true), args.rope);

@@ -120,7 +120,8 @@ void AttentionProblem::ForgetWhatNothingReads() {
   }
 }
 
-Values AttentionProblem::Run(Device& device, const Step& part, int32_t first_row) const {
+Values AttentionProblem::Run(Device& device, const Step& part, int32_t first_row,
+                             Values* lse) const {
   const int64_t stride = out_width() + int64_t{2} * shape.kv_heads * shape.head_dim;
   Values rows(part.num_tokens() * stride, kNan);
   for (int32_t i = 0; i < part.num_tokens(); ++i) {
@@ -138,29 +139,55 @@ Values AttentionProblem::Run(Device& device, const Step& part, int32_t first_row
       .scale = scale,
       .rotate = shape.rotate};
   args.cache.base = device.Place(cache.bytes);
+  const int64_t num_queries = part.num_tokens() * int64_t{shape.q_heads};
+  if (lse != nullptr) args.lse = device.PlaceFloats(Values(num_queries));
   device->BeginStep(part.Layout());
   device->Attention(args);
   Values out = device.ReadActivations(args.out, part.num_tokens() * out_width());
+  if (lse != nullptr) *lse = device.ReadFloats(args.lse, num_queries);
   device.FreePlaced();
   return out;
 }
 
-Values AttentionProblem::NaiveResult(int64_t without) const {
-  Values result(step.num_tokens() * out_width());
+Values AttentionProblem::RunLse(Device& device) const {
+  Values lse;
+  Run(device, step, 0, &lse);
+  return lse;
+}
+
+template <class Visit>
+void AttentionProblem::ForEachQuery(const Visit& visit) const {
   for (const QueryBlock& block : step.blocks) {
     for (int32_t row = block.first_row; row < block.first_row + block.num_rows; ++row) {
-      for (int32_t head = 0; head < shape.q_heads; ++head) {
-        const std::vector<double> out = NaiveRow(block, row, head, without);
-        std::copy(out.begin(), out.end(),
-                  result.begin() + row * out_width() + int64_t{head} * shape.head_dim);
-      }
+      for (int32_t head = 0; head < shape.q_heads; ++head) visit(block, row, head);
     }
   }
+}
+
+Values AttentionProblem::NaiveResult(int64_t without) const {
+  Values result(step.num_tokens() * out_width());
+  ForEachQuery([&](const QueryBlock& block, int32_t row, int32_t head) {
+    const std::vector<double> out = NaiveRow(block, row, head, without);
+    std::copy(out.begin(), out.end(),
+              result.begin() + row * out_width() + int64_t{head} * shape.head_dim);
+  });
   return result;
 }
 
-std::vector<double> AttentionProblem::NaiveRow(const QueryBlock& block, int32_t row, int32_t head,
-                                               int64_t without) const {
+Values AttentionProblem::NaiveLse(int64_t without) const {
+  Values result(step.num_tokens() * int64_t{shape.q_heads});
+  ForEachQuery([&](const QueryBlock& block, int32_t row, int32_t head) {
+    const std::vector<double> scores = NaiveScores(block, row, head, without);
+    const double max = *std::max_element(scores.begin(), scores.end());
+    double sum = 0.0;
+    for (const double score : scores) sum += std::exp(score - max);
+    result[row * shape.q_heads + head] = static_cast<float>(max + std::log(sum));
+  });
+  return result;
+}
+
+std::vector<double> AttentionProblem::NaiveScores(const QueryBlock& block, int32_t row,
+                                                  int32_t head, int64_t without) const {
   const int64_t dim = shape.head_dim;
   const auto rotated = [&](const Values& x, int64_t seen_position) {
     std::vector<double> out(x.begin(), x.end());
@@ -187,14 +214,21 @@ std::vector<double> AttentionProblem::NaiveRow(const QueryBlock& block, int32_t 
     for (int64_t d = 0; d < dim; ++d) scores[i] += a[d] * b[d] * scale;
     if (read[i] == without) scores[i] = -INFINITY;
   }
-  const double max = *std::max_element(scores.begin(), scores.end());
+  return scores;
+}
+
+std::vector<double> AttentionProblem::NaiveRow(const QueryBlock& block, int32_t row, int32_t head,
+                                               int64_t without) const {
+  const std::vector<int64_t> read = ReadPositions(step, block, row, Selected(block, KvHead(head)));
+  std::vector<double> weights = NaiveScores(block, row, head, without);
+  const double max = *std::max_element(weights.begin(), weights.end());
   double total = 0.0;
-  for (double& score : scores) total += score = std::exp(score - max);
-  std::vector<double> out(dim);
-  for (int64_t i = 0; i < num_read; ++i) {
+  for (double& weight : weights) total += weight = std::exp(weight - max);
+  std::vector<double> out(shape.head_dim);
+  for (size_t i = 0; i < read.size(); ++i) {
     const Values value =
         cache.At(KeyByte(block.sequence, read[i], KvHead(head)) + cache.ValueOffset());
-    for (int64_t d = 0; d < dim; ++d) out[d] += scores[i] / total * value[d];
+    for (int32_t d = 0; d < shape.head_dim; ++d) out[d] += weights[i] / total * value[d];
   }
   return out;
 }
@@ -215,11 +249,9 @@ AttentionProblem AttentionProblem::OfMagnitudes() const {
   return problem;
 }
 
-// Weights are off by WeightError; numerator and denominator, sums over the keys, round once a key
-// and may be off in opposite directions.
-std::vector<double> AttentionProblem::Bound(Device& reference, DType type) const {
-  const Values magnitudes = OfMagnitudes().Run(reference);
-  std::vector<double> bound(magnitudes.size());
+// Weights are off by WeightError, and a sum over the keys rounds once a key.
+std::vector<double> AttentionProblem::SumErrors() const {
+  std::vector<double> errors(step.num_tokens() * int64_t{shape.q_heads});
   for (const QueryBlock& block : step.blocks) {
     for (int32_t head = 0; head < shape.q_heads; ++head) {
       const int32_t last_row = block.first_row + block.num_rows - 1;
@@ -234,13 +266,37 @@ std::vector<double> AttentionProblem::Bound(Device& reference, DType type) const
         const Values query(q.begin() + first, q.begin() + first + shape.head_dim);
         const double score = scale * shape.rope_scale * shape.rope_scale * Norm(query) * key_norm;
         const int64_t keys = static_cast<int64_t>(read.size()) - (last_row - row);
-        const double share = 2 * (WeightError(score, shape.head_dim, keys) + Gamma(keys + 2));
-        for (int64_t i = first; i < first + shape.head_dim; ++i) {
-          bound[i] = share * magnitudes[i] + RoundingError(type, magnitudes[i]);
-        }
+        errors[row * shape.q_heads + head] =
+            WeightError(score, shape.head_dim, keys) + Gamma(keys + 2);
       }
     }
   }
+  return errors;
+}
+
+// Numerator and denominator may be off in opposite directions.
+std::vector<double> AttentionProblem::Bound(Device& reference, DType type) const {
+  const Values magnitudes = OfMagnitudes().Run(reference);
+  const std::vector<double> errors = SumErrors();
+  std::vector<double> bound(magnitudes.size());
+  for (size_t i = 0; i < bound.size(); ++i) {
+    bound[i] = 2 * errors[i / shape.head_dim] * magnitudes[i] + RoundingError(type, magnitudes[i]);
+  }
+  return bound;
+}
+
+// The largest score and the sum of weights relative to it may both be rounded; of the sum, at most
+// the number of keys, a logarithm is taken.
+std::vector<double> AttentionProblem::LseBound() const {
+  const Values exact = NaiveLse();
+  std::vector<double> bound = SumErrors();
+  ForEachQuery([&](const QueryBlock& block, int32_t row, int32_t head) {
+    const size_t i = row * shape.q_heads + head;
+    const double log_keys = std::log(
+        static_cast<double>(ReadPositions(step, block, row, Selected(block, KvHead(head))).size()));
+    bound[i] = -std::log1p(-bound[i]) + Gamma(kExpRoundings + 1) * log_keys +
+               Gamma(1) * (std::abs(exact[i]) + log_keys);
+  });
   return bound;
 }
 

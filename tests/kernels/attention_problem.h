@@ -43,17 +43,20 @@ struct AttentionProblem {
   const std::vector<int32_t>& Selected(const QueryBlock& block, int32_t kv_head) const;
   int64_t KeyByte(int32_t sequence, int64_t position, int32_t kv_head) const;
 
-  // Attention of `part`, whose queries begin at row `first_row` of q.
-  Values Run(Device& device, const Step& part, int32_t first_row) const;
+  // Attention of `part`, whose queries begin at row `first_row` of q. Rows of no block are 0.
+  Values Run(Device& device, const Step& part, int32_t first_row, Values* lse = nullptr) const;
   Values Run(Device& device) const { return Run(device, step, 0); }
+  Values RunLse(Device& device) const;
 
   // The definition: all scores of a query in memory at once, in double. `without` >= 0 leaves out
   // that position.
   Values NaiveResult(int64_t without = -1) const;
+  Values NaiveLse(int64_t without = -1) const;
 
   // The error bound of every element of a result, rounded to `type`. `reference` runs the same
   // problem with the values' magnitudes.
   std::vector<double> Bound(Device& reference, DType type) const;
+  std::vector<double> LseBound() const;
 
   std::mt19937 random{1};
   AttentionShape shape;
@@ -70,8 +73,16 @@ struct AttentionProblem {
 
   void ForgetWhatNothingReads();
   AttentionProblem OfMagnitudes() const;
+  // Calls visit(block, row, head) for every query.
+  template <class Visit>
+  void ForEachQuery(const Visit& visit) const;
+  // Scores of the positions that a query reads.
+  std::vector<double> NaiveScores(const QueryBlock& block, int32_t row, int32_t head,
+                                  int64_t without) const;
   std::vector<double> NaiveRow(const QueryBlock& block, int32_t row, int32_t head,
                                int64_t without) const;
+  // [num_tokens][q_heads]: the share by which a query's sum of weights may be off.
+  std::vector<double> SumErrors() const;
 };
 
 }  // namespace everlong

@@ -48,6 +48,7 @@ TEST_P(AttentionTest, AgreesWithReference) {
   const DType type = device.activation_type();
   for (const AttentionProblem& problem : DenseAndSparse(shape, kv_type, type)) {
     ExpectWithin(problem.Run(device), problem.Run(reference), problem.Bound(reference, type));
+    ExpectWithin(problem.RunLse(device), problem.RunLse(reference), problem.LseBound());
   }
 }
 
@@ -66,6 +67,26 @@ TEST_P(AttentionShapeTest, ReferenceAgreesWithNaiveDefinition) {
       bound[i] = bound[i] * 0x1p-29 + 2 * RoundingError(DType::kF32, naive[i]);
     }
     ExpectWithin(problem.Run(reference), naive, bound);
+
+    const Values lse = problem.NaiveLse();
+    std::vector<double> lse_bound = problem.LseBound();
+    for (size_t i = 0; i < lse_bound.size(); ++i) {
+      lse_bound[i] = lse_bound[i] * 0x1p-29 + 2 * RoundingError(DType::kF32, lse[i]);
+    }
+    ExpectWithin(problem.RunLse(reference), lse, lse_bound);
+  }
+}
+
+// Some value of each row differs by more than twice its bound.
+void ExpectRowsDiffer(const Values& a, const Values& b, const std::vector<double>& bound,
+                      int32_t num_rows) {
+  const size_t width = a.size() / num_rows;
+  for (int32_t row = 0; row < num_rows; ++row) {
+    double ratio = 0.0;
+    for (size_t i = row * width; i < (row + 1) * width; ++i) {
+      ratio = std::max(ratio, std::abs(double{a[i]} - b[i]) / bound[i]);
+    }
+    EXPECT_GT(ratio, 2.0) << "row " << row;
   }
 }
 
@@ -77,15 +98,10 @@ TEST_P(AttentionShapeTest, BoundNoticesAMissingKey) {
   const Values complete = problem.NaiveResult();
   const Values incomplete = problem.NaiveResult(kMissing);
   Device reference(MakeReferenceKernels());
-  const std::vector<double> bound = problem.Bound(reference, DType::kF32);
-  const auto width = static_cast<size_t>(problem.out_width());
-  for (size_t row = 0; row < complete.size() / width; ++row) {
-    double ratio = 0.0;
-    for (size_t i = row * width; i < (row + 1) * width; ++i) {
-      ratio = std::max(ratio, std::abs(double{complete[i]} - incomplete[i]) / bound[i]);
-    }
-    EXPECT_GT(ratio, 2.0) << "row " << row;
-  }
+  ExpectRowsDiffer(complete, incomplete, problem.Bound(reference, DType::kF32),
+                   problem.step.num_tokens());
+  ExpectRowsDiffer(problem.NaiveLse(), problem.NaiveLse(kMissing), problem.LseBound(),
+                   problem.step.num_tokens());
 }
 
 class AttentionInvarianceTest : public ::testing::TestWithParam<std::tuple<Backend, DType>> {};
@@ -153,6 +169,24 @@ TEST_P(AttentionInvarianceTest, QueryIgnoresWhatFollowsIt) {
   ExpectSameBits(Values(after.begin(), after.begin() + seen),
                  Values(clean.begin(), clean.begin() + seen));
   for (size_t i = seen; i < after.size(); ++i) ASSERT_TRUE(std::isnan(after[i])) << i;
+}
+
+TEST_P(AttentionInvarianceTest, RowsOfNoBlockAreLeftAlone) {
+  const auto& [backend, kv_type] = GetParam();
+  Device device(backend);
+  const AttentionShape shape = {.q_heads = 6, .kv_heads = 2, .head_dim = 64};
+  auto problem = AttentionProblem::Sparse(shape, kv_type, device.activation_type());
+  Values expected = problem.Run(device);
+  Values expected_lse = problem.RunLse(device);
+  const QueryBlock left_out = problem.step.blocks[2];
+  problem.step.blocks.erase(problem.step.blocks.begin() + 2);
+  const auto forget = [&](Values& values, int64_t width) {
+    std::fill_n(values.begin() + left_out.first_row * width, left_out.num_rows * width, 0.0f);
+  };
+  forget(expected, problem.out_width());
+  forget(expected_lse, shape.q_heads);
+  ExpectSameBits(problem.Run(device), expected);
+  ExpectSameBits(problem.RunLse(device), expected_lse);
 }
 
 // A selection of every candidate leaves nothing out: dense attention within twice its bound.

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/gguf_checkpoint.h"
 #include "engine/json_object.h"
 #include "engine/safetensors.h"
 #include "engine/status.h"
@@ -212,9 +213,30 @@ absl::StatusOr<HostMatrix> HuggingFaceDirectory::Tensor(std::string_view name, i
   return HostMatrix{.data = tensor->bytes.data(), .rows = rows, .cols = cols, .type = *type};
 }
 
+// The GGUF file in `directory`, "" where there is none.
+absl::StatusOr<std::string> FindGguf(const fs::path& directory) {
+  std::error_code ignored;
+  std::vector<std::string> found;
+  for (const auto& entry : fs::directory_iterator(directory, ignored)) {
+    if (entry.path().extension() == ".gguf") found.push_back(entry.path().string());
+  }
+  if (found.size() > 1) {
+    return Annotate(directory.string(),
+                    absl::InvalidArgumentError(
+                        fmt::format("{} GGUF files are there; name one of them", found.size())));
+  }
+  return found.empty() ? "" : found[0];
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& path) {
+  std::error_code ignored;
+  if (fs::is_regular_file(path, ignored)) return OpenGguf(path);
+  if (!Exists(fs::path(path) / "config.json")) {
+    ASSIGN_OR_RETURN(const std::string file, FindGguf(path));
+    if (!file.empty()) return OpenGguf(file);
+  }
   auto checkpoint = std::make_unique<HuggingFaceDirectory>();
   RETURN_IF_ERROR(checkpoint->Read(path));
   return checkpoint;

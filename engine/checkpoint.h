@@ -16,9 +16,9 @@ class Checkpoint {
  public:
   virtual ~Checkpoint() = default;
 
-  // A directory as Hugging Face publishes it (config.json, *.safetensors, tokenizer.json ...).
-  // Damaged or unsupported files give INVALID_ARGUMENT (or NOT_FOUND) naming the file, the tensor
-  // and the reason.
+  // A directory as Hugging Face publishes it (config.json, *.safetensors, tokenizer.json ...), a
+  // GGUF file or a directory with one. Damaged or unsupported files give INVALID_ARGUMENT (or
+  // NOT_FOUND) naming the file, the tensor and the reason.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& path);
 
   virtual const ModelConfig& config() const = 0;
@@ -28,7 +28,8 @@ class Checkpoint {
   virtual absl::StatusOr<HostMatrix> Tensor(std::string_view name, int64_t rows,
                                             int64_t cols) const = 0;
 
-  // Contents of tokenizer.json and of the chat template ("" where there is none).
+  // Contents of tokenizer.json, made from the metadata of a GGUF file, and of the chat template (""
+  // where there is none).
   virtual const std::string& tokenizer_json() const = 0;
   virtual const std::string& chat_template() const = 0;
 };

@@ -80,8 +80,13 @@ std::string DescribeJson(const json& value) {
   return text;
 }
 
-JsonObject::JsonObject(const json& json, std::string where)
-    : json_(json), where_(std::move(where)) {}
+JsonObject::JsonObject(const json& json, std::string where, ShownKeys shown)
+    : json_(json), where_(std::move(where)), shown_(std::move(shown)) {}
+
+std::string_view JsonObject::Shown(std::string_view key) const {
+  const auto shown = shown_.find(key);
+  return shown == shown_.end() ? key : shown->second;
+}
 
 const json* JsonObject::Find(std::string_view key) const {
   const auto it = json_.find(key);
@@ -96,7 +101,7 @@ bool JsonObject::IsNull(std::string_view key) const {
 const json* JsonObject::FindOrRefuse(std::string_view key, bool required) {
   const json* value = Find(key);
   if (value == nullptr && required && status_.ok()) {
-    status_ = absl::InvalidArgumentError(fmt::format("{}: {} is missing", where_, key));
+    status_ = absl::InvalidArgumentError(fmt::format("{}: {} is missing", where_, Shown(key)));
   }
   return value;
 }
@@ -156,7 +161,7 @@ void JsonObject::Refuse(std::string_view key, std::string_view reason) {
   if (!status_.ok()) return;
   const json* value = Find(key);
   status_ = absl::InvalidArgumentError(
-      fmt::format("{}: {} is {}; {}", where_, key,
+      fmt::format("{}: {} is {}; {}", where_, Shown(key),
                   value == nullptr ? std::string("absent") : DescribeJson(*value), reason));
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -30,13 +31,16 @@ struct NumberRange {
   double max;
 };
 
+// Keys under which messages show others, where the object was made from a file with other keys.
+using ShownKeys = std::map<std::string, std::string, std::less<>>;
+
 // Reads the keys of one object. A bad value reads as something in range and the first one is kept
 // in status(), so that callers read every key first and check once. A null counts as absent; an
 // absent key without a fallback is bad. One thread.
 class JsonObject {
  public:
   // `json` is an object and outlives this; `where` names it in messages, e.g. "config.json".
-  JsonObject(const nlohmann::json& json, std::string where);
+  JsonObject(const nlohmann::json& json, std::string where, ShownKeys shown = {});
 
   // Null where the key is absent.
   const nlohmann::json* Find(std::string_view key) const;
@@ -61,9 +65,11 @@ class JsonObject {
 
  private:
   const nlohmann::json* FindOrRefuse(std::string_view key, bool required);
+  std::string_view Shown(std::string_view key) const;
 
   const nlohmann::json& json_;
   std::string where_;
+  ShownKeys shown_;
   absl::Status status_;
 };
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "engine/json_object.h"
 #include "engine/rope.h"
 #include "engine/status.h"
 #include "fmt/format.h"
@@ -180,10 +179,7 @@ absl::StatusOr<nlohmann::json> ParseFile(std::string_view text, std::string_view
 
 }  // namespace
 
-absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view config_json,
-                                             std::string_view generation_config_json) {
-  ASSIGN_OR_RETURN(const nlohmann::json json, ParseFile(config_json, "config.json"));
-  JsonObject fields(json, "config.json");
+absl::StatusOr<ModelConfig> ReadModelConfig(JsonObject& fields) {
   ASSIGN_OR_RETURN(const Architecture architecture, FindArchitecture(fields));
   ModelConfig config{.architecture = std::string(architecture.name)};
   if (fields.Find("quantization_config") != nullptr) {
@@ -200,6 +196,14 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view config_json,
   config.rope_inv_freq = std::move(rope.inv_freq);
   config.rope_scale = rope.scale;
   RETURN_IF_ERROR(ReadSpecialTokens(fields, config));
+  return config;
+}
+
+absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view config_json,
+                                             std::string_view generation_config_json) {
+  ASSIGN_OR_RETURN(const nlohmann::json json, ParseFile(config_json, "config.json"));
+  JsonObject fields(json, "config.json");
+  ASSIGN_OR_RETURN(ModelConfig config, ReadModelConfig(fields));
   if (generation_config_json.empty()) return config;
   ASSIGN_OR_RETURN(const nlohmann::json generation,
                    ParseFile(generation_config_json, "generation_config.json"));

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "engine/json_object.h"
 
 namespace everlong {
 
@@ -42,5 +43,8 @@ struct ModelConfig {
 // functions, rope types and impossible geometries are refused with a message naming the key.
 absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view config_json,
                                              std::string_view generation_config_json);
+
+// The same from the keys of a config.json, wherever they come from.
+absl::StatusOr<ModelConfig> ReadModelConfig(JsonObject& fields);
 
 }  // namespace everlong

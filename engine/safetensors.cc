@@ -1,13 +1,6 @@
 #include "engine/safetensors.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <optional>
 #include <utility>
 
@@ -114,23 +107,6 @@ absl::Status CheckGapless(const SafetensorsTable& tensors, std::string_view data
   return absl::InvalidArgumentError(fmt::format("{} bytes after the last tensor", rest));
 }
 
-absl::StatusOr<std::string_view> MapReadOnly(const std::string& path) {
-  struct stat info;
-  // Looked at before it is opened: opening a named pipe would wait for its writer.
-  if (stat(path.c_str(), &info) != 0) {
-    return absl::NotFoundError(std::string(std::strerror(errno)));
-  }
-  if (!S_ISREG(info.st_mode)) return absl::InvalidArgumentError("not a regular file");
-  if (info.st_size == 0) return std::string_view();
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return absl::PermissionDeniedError(std::string(std::strerror(errno)));
-  const auto size = static_cast<size_t>(info.st_size);
-  void* address = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
-  close(fd);
-  if (address == MAP_FAILED) return absl::InternalError(std::string(std::strerror(errno)));
-  return std::string_view(static_cast<const char*>(address), size);
-}
-
 }  // namespace
 
 absl::StatusOr<SafetensorsTable> ParseSafetensors(std::string_view file) {
@@ -150,30 +126,10 @@ absl::StatusOr<SafetensorsTable> ParseSafetensors(std::string_view file) {
 }
 
 absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
-  SafetensorsFile file(path);
-  auto mapping = MapReadOnly(path);
-  if (!mapping.ok()) return Annotate(path, mapping.status());
-  file.mapping_ = *mapping;
-  auto tensors = ParseSafetensors(file.mapping_);
+  ASSIGN_OR_RETURN(MappedFile file, MappedFile::Open(path));
+  auto tensors = ParseSafetensors(file.bytes());
   if (!tensors.ok()) return Annotate(path, tensors.status());
-  file.tensors_ = *std::move(tensors);
-  return file;
-}
-
-SafetensorsFile::SafetensorsFile(SafetensorsFile&& other) noexcept
-    : path_(std::move(other.path_)),
-      mapping_(std::exchange(other.mapping_, {})),
-      tensors_(std::move(other.tensors_)) {}
-
-SafetensorsFile& SafetensorsFile::operator=(SafetensorsFile&& other) noexcept {
-  std::swap(path_, other.path_);
-  std::swap(mapping_, other.mapping_);
-  std::swap(tensors_, other.tensors_);
-  return *this;
-}
-
-SafetensorsFile::~SafetensorsFile() {
-  if (!mapping_.empty()) munmap(const_cast<char*>(mapping_.data()), mapping_.size());
+  return SafetensorsFile(std::move(file), *std::move(tensors));
 }
 
 }  // namespace everlong

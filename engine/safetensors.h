@@ -6,9 +6,11 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "engine/mapped_file.h"
 
 namespace everlong {
 
@@ -24,22 +26,19 @@ using SafetensorsTable = std::map<std::string, SafetensorsTensor, std::less<>>;
 // the message names the tensor.
 absl::StatusOr<SafetensorsTable> ParseSafetensors(std::string_view file);
 
-// A file mapped read-only. Immutable: any thread may read.
+// Immutable: any thread may read.
 class SafetensorsFile {
  public:
   static absl::StatusOr<SafetensorsFile> Open(const std::string& path);
-  SafetensorsFile(SafetensorsFile&& other) noexcept;
-  SafetensorsFile& operator=(SafetensorsFile&& other) noexcept;
-  ~SafetensorsFile();
 
-  const std::string& path() const { return path_; }
+  const std::string& path() const { return file_.path(); }
   const SafetensorsTable& tensors() const { return tensors_; }
 
  private:
-  explicit SafetensorsFile(std::string path) : path_(std::move(path)) {}
+  SafetensorsFile(MappedFile file, SafetensorsTable tensors)
+      : file_(std::move(file)), tensors_(std::move(tensors)) {}
 
-  std::string path_;
-  std::string_view mapping_;
+  MappedFile file_;
   SafetensorsTable tensors_;
 };
 

@@ -24,6 +24,7 @@ struct HostMatrix {
   int64_t rows = 0;
   int64_t cols = 0;
   DType type = DType::kF32;
+  std::shared_ptr<const void> owner;  // keeps `data` alive where its source does not
 };
 
 class Kernels {

@@ -15,11 +15,6 @@ using nlohmann::json;
 
 using Step = PreTokenizerStep;
 
-// GPT-2's words: contractions, then letters, numbers or other signs behind at most one space, then
-// white space.
-constexpr std::string_view kByteLevelWords =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
-
 constexpr std::array<std::pair<std::string_view, SplitBehavior>, 5> kBehaviors = {{
     {"Isolated", SplitBehavior::kIsolated},
     {"Removed", SplitBehavior::kRemoved},

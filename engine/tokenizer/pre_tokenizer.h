@@ -13,6 +13,11 @@
 
 namespace everlong {
 
+// GPT-2's words: contractions, then letters, numbers or other signs behind at most one space, then
+// white space.
+inline constexpr std::string_view kByteLevelWords =
+    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+
 // What becomes of the matches at which a text is cut.
 enum class SplitBehavior { kIsolated, kRemoved, kMergedWithPrevious, kMergedWithNext, kContiguous };
 

@@ -151,7 +151,7 @@ TEST_F(CheckpointTest, NamesTheFileThatIsMissing) {
   EXPECT_THAT(Missing(), HasSubstr("neither model.safetensors nor model.safetensors.index.json"));
   EXPECT_EQ(Checkpoint::Open(directory_ / "none").status().code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(Message(Checkpoint::Open(directory_ / "config.json").status()),
-              HasSubstr("not a directory"));
+              HasSubstr("not a GGUF file"));
 }
 
 TEST_F(CheckpointTest, NamesTheDamagedFile) {

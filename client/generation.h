@@ -34,6 +34,7 @@ struct GenerationOptions {
   std::optional<int32_t> sinks;
   std::optional<int32_t> window;
   std::vector<int32_t> refresh;
+  std::optional<int32_t> fidelity_every;
 };
 
 void AddGenerationOptions(CLI::App& command, GenerationOptions& options);

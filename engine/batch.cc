@@ -6,9 +6,10 @@
 
 namespace everlong {
 
-void Batch::Clear(int32_t num_plans, int32_t first_prompt_slot) {
+void Batch::Clear(int32_t num_plans, int32_t num_layers, int32_t first_prompt_slot) {
   plan_builders_.resize(num_plans);
   for (PlanBuilder& builder : plan_builders_) builder.Clear(first_prompt_slot);
+  fidelity_.Clear(num_plans, num_layers);
   slices_.clear();
   tokens_.clear();
   query_begin_.assign(1, 0);
@@ -29,8 +30,13 @@ void Batch::Add(Sequence& sequence, int64_t num_tokens) {
                           static_cast<int32_t>(slices_.size()),
                           static_cast<int32_t>(tokens_.size()), s.stored, s.stored + num_tokens);
   }
-  slices_.push_back(
-      {&sequence, num_tokens, first_output, static_cast<int32_t>(output_rows_.size())});
+  slices_.push_back({.sequence = &sequence,
+                     .num_tokens = num_tokens,
+                     .first_output = first_output,
+                     .end_output = static_cast<int32_t>(output_rows_.size()),
+                     .compared = sequence.Compares(s.stored + num_tokens - 1)
+                                     ? fidelity_.Add(plan_builders_)
+                                     : -1});
   tokens_.insert(tokens_.end(), s.tokens.begin() + s.stored,
                  s.tokens.begin() + s.stored + num_tokens);
   query_begin_.push_back(static_cast<int32_t>(tokens_.size()));
@@ -61,6 +67,7 @@ void Batch::AddOutputs(Sequence& sequence, int64_t num_tokens) {
 StepLayout Batch::Layout() {
   plans_.clear();
   for (const PlanBuilder& builder : plan_builders_) plans_.push_back(builder.plan());
+  if (!fidelity_.empty()) fidelity_.AppendPlans(plans_);
   return {.num_sequences = static_cast<int32_t>(slices_.size()),
           .num_tokens = static_cast<int32_t>(tokens_.size()),
           .tokens = tokens_.data(),
@@ -82,7 +89,7 @@ void Batch::Run(Model& model, Kernels& kernels, const ContextMemory& memory) {
   int32_t max_top = 0;
   for (const SampleParams& params : params_) max_top = std::max(max_top, params.num_top);
 
-  model.Forward(Layout(), memory);
+  model.Forward(Layout(), memory, fidelity_.empty() ? nullptr : &fidelity_);
   for (int32_t first = 0; first < num_outputs; first += model.max_logit_rows()) {
     SampleRows(model, kernels, first, std::min(num_outputs - first, model.max_logit_rows()),
                max_top);

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "engine/fidelity.h"
 #include "engine/sequence.h"
 #include "kernels/kernels.h"
 
@@ -21,6 +22,7 @@ class Batch {
     int64_t num_tokens;
     int32_t first_output;  // range of this slice's rows of logits
     int32_t end_output;
+    int32_t compared;  // its token's number in fidelity(), or -1
   };
   // What one row of logits gave. Valid until the next Run.
   struct Result {
@@ -31,7 +33,7 @@ class Batch {
   };
 
   // `num_plans` layer classes; prompt blocks take Selection slots from first_prompt_slot on.
-  void Clear(int32_t num_plans, int32_t first_prompt_slot);
+  void Clear(int32_t num_plans, int32_t num_layers, int32_t first_prompt_slot);
   void Add(Sequence& sequence, int64_t num_tokens);
   bool empty() const { return slices_.empty(); }
   int64_t num_tokens() const { return static_cast<int64_t>(tokens_.size()); }
@@ -41,6 +43,7 @@ class Batch {
 
   const std::vector<Slice>& slices() const { return slices_; }
   Result result(int32_t output) const;
+  const Fidelity& fidelity() const { return fidelity_; }
 
  private:
   StepLayout Layout();
@@ -56,6 +59,7 @@ class Batch {
   std::vector<int32_t> output_rows_;
   std::vector<PlanBuilder> plan_builders_;
   std::vector<AttentionPlan> plans_;
+  Fidelity fidelity_;
 
   std::vector<SampleParams> params_;  // [outputs]
   std::vector<TokenAdjust> adjusts_;

@@ -119,6 +119,7 @@ class EngineLoop final : public Engine {
   void RemoveSequences(RequestId id);
   void Release(Sequence& sequence);
   void CountAttention(ActiveRequest& active, const Sequence& sequence, int64_t position);
+  void CountFidelity(ActiveRequest& active, std::span<const LayerFidelity> layers);
   void ClearReuse(const Sequence& sequence);
   void CountReuse(ActiveRequest& active, const Sequence& sequence);
   void CountStep(absl::Duration duration);
@@ -161,6 +162,7 @@ absl::StatusOr<RequestId> EngineLoop::Submit(Request request, std::shared_ptr<Ev
     std::random_device device;
     request.sampling.seed = (uint64_t{device()} << 32) | device();
   }
+  if (!request.fidelity_every) request.fidelity_every = options().fidelity_every;
   if (request.max_output_tokens == 0) {
     request.max_output_tokens = options().max_context - static_cast<int64_t>(request.prompt.size());
   }
@@ -303,7 +305,8 @@ void EngineLoop::Preempt(const Schedule& plan) {
 }
 
 void EngineLoop::BuildBatch(const Schedule& plan) {
-  batch_.Clear(static_cast<int32_t>(parts_.policy->classes.size()), options().max_running);
+  batch_.Clear(static_cast<int32_t>(parts_.policy->classes.size()), config().num_layers,
+               options().max_running);
   const absl::Time now = options().clock();
   for (size_t i = 0; i < sequences_.size(); ++i) {
     if (plan.tokens[i] == 0) continue;
@@ -373,6 +376,7 @@ void EngineLoop::DeliverSlice(const Batch::Slice& slice, absl::Time now) {
   Sequence& sequence = *slice.sequence;
   ActiveRequest& active = *requests_.at(sequence.request_id);
   CountAttention(active, sequence, sequence.session.stored + slice.num_tokens - 1);
+  if (slice.compared >= 0) CountFidelity(active, batch_.fidelity().layers(slice.compared));
   sequence.session.stored += slice.num_tokens;
 
   PrefillEvent prefill = {.done_tokens = std::min(sequence.session.stored, sequence.num_prompt),
@@ -497,6 +501,18 @@ void EngineLoop::CountAttention(ActiveRequest& active, const Sequence& sequence,
     ++total.refreshes[stage];
     ++stats_.stage_refreshes[stage];
   }
+}
+
+void EngineLoop::CountFidelity(ActiveRequest& active, std::span<const LayerFidelity> layers) {
+  AttentionUse& total = active.attention;
+  const auto count = static_cast<double>(++total.compared_tokens);
+  total.fidelity.resize(layers.size(), {.recall = 0.0});
+  for (size_t i = 0; i < layers.size(); ++i) {
+    LayerFidelity& mean = total.fidelity[i];
+    mean.recall += (layers[i].recall - mean.recall) / count;
+    mean.error += (layers[i].error - mean.error) / count;
+  }
+  stats_.ObserveFidelity(layers);
 }
 
 // The device counts reuse by slot, from when a sequence gets the slot to when it ends.

@@ -31,7 +31,8 @@ struct EngineOptions {
                                 // a quarter of the machine's memory
   DType kv_type = DType::kF16;
   AttentionConfig attention;
-  int32_t index_bits = 4;  // of a key's channel in the copy that the scan selector reads
+  int32_t index_bits = 4;      // of a key's channel in the copy that the scan selector reads
+  int32_t fidelity_every = 0;  // of requests that leave it out
   std::function<absl::Time()> clock = absl::Now;
 };
 

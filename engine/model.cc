@@ -1,5 +1,6 @@
 #include "engine/model.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <utility>
@@ -87,8 +88,11 @@ Model::Model(ModelConfig config, Kernels* kernels, int32_t max_tokens, int32_t m
   normed_ = activations(config_.hidden_size);
   qkv_ = activations((config_.q_heads + 2 * config_.kv_heads) * config_.head_dim);
   attended_ = activations(config_.q_heads * config_.head_dim);
-  gate_up_ = activations(2 * config_.intermediate_size);
+  gate_up_ = activations(
+      std::max(2 * config_.intermediate_size, int64_t{config_.q_heads} * config_.head_dim));
   gated_ = activations(config_.intermediate_size);
+  lse_ = static_cast<float*>(kernels->Allocate(int64_t{max_tokens} * config_.q_heads *
+                                               static_cast<int64_t>(sizeof(float))));
   logits_ = static_cast<float*>(
       kernels->Allocate(max_logit_rows * config_.vocab_size * static_cast<int64_t>(sizeof(float))));
 }
@@ -142,17 +146,17 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const Checkpoint& checkpoint,
   return model;
 }
 
-void Model::Forward(const StepLayout& step, const ContextMemory& memory) {
+void Model::Forward(const StepLayout& step, const ContextMemory& memory, Fidelity* fidelity) {
   kernels_->BeginStep(step);
   kernels_->Embed({.table = embedding_, .out = residual_});
   for (size_t i = 0; i < layers_.size(); ++i) {
-    AttentionBlock(layers_[i], static_cast<int64_t>(i), step, memory);
+    AttentionBlock(layers_[i], static_cast<int64_t>(i), step, memory, fidelity);
     MlpBlock(layers_[i], step.num_tokens);
   }
 }
 
 void Model::AttentionBlock(const Layer& layer, int64_t index, const StepLayout& step,
-                           const ContextMemory& memory) {
+                           const ContextMemory& memory, Fidelity* fidelity) {
   const int32_t rows = step.num_tokens;
   const int64_t q_width = int64_t{config_.q_heads} * config_.head_dim;
   const int64_t qkv_width = q_width + int64_t{2} * config_.kv_heads * config_.head_dim;
@@ -182,17 +186,23 @@ void Model::AttentionBlock(const Layer& layer, int64_t index, const StepLayout& 
                       .q_heads = config_.q_heads,
                       .rotate = config_.rotate[index]});
   }
-  kernels_->Attention({.cache = memory.cache,
-                       .selection = memory.selection,
-                       .rope = rope,
-                       .q = qkv_,
-                       .out = attended_,
-                       .q_stride = qkv_width,
-                       .layer = index,
-                       .plan = plan,
-                       .q_heads = config_.q_heads,
-                       .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
-                       .rotate = config_.rotate[index]});
+  AttentionArgs attention = {.cache = memory.cache,
+                             .selection = memory.selection,
+                             .rope = rope,
+                             .q = qkv_,
+                             .out = attended_,
+                             .q_stride = qkv_width,
+                             .layer = index,
+                             .plan = plan,
+                             .q_heads = config_.q_heads,
+                             .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
+                             .rotate = config_.rotate[index]};
+  kernels_->Attention(attention);
+  if (fidelity != nullptr) {
+    attention.out = gate_up_;
+    attention.lse = lse_;
+    fidelity->Measure(*kernels_, attention);
+  }
   Apply(layer.attention_out, attended_, q_width, residual_, config_.hidden_size, rows,
         MatMulOut::kAddF32);
 }

@@ -6,6 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/checkpoint.h"
+#include "engine/fidelity.h"
 #include "engine/model_config.h"
 #include "kernels/kernels.h"
 
@@ -31,8 +32,9 @@ class Model {
   const ModelConfig& config() const { return config_; }
   int32_t max_logit_rows() const { return max_logit_rows_; }
 
-  // Runs all layers over the step; stores its keys and values in `memory`.
-  void Forward(const StepLayout& step, const ContextMemory& memory);
+  // Runs all layers over the step; stores its keys and values in `memory`. `fidelity`, where not
+  // null, measures each layer's attention.
+  void Forward(const StepLayout& step, const ContextMemory& memory, Fidelity* fidelity = nullptr);
 
   // Logits of output rows [first, first + rows) of the last Forward: device, f32 [rows][vocab].
   float* Logits(int32_t first, int32_t rows);
@@ -58,7 +60,7 @@ class Model {
   Model(ModelConfig config, Kernels* kernels, int32_t max_tokens, int32_t max_logit_rows);
 
   void AttentionBlock(const Layer& layer, int64_t index, const StepLayout& step,
-                      const ContextMemory& memory);
+                      const ContextMemory& memory, Fidelity* fidelity);
   void MlpBlock(const Layer& layer, int32_t rows);
   void Apply(const Linear& linear, const void* x, int64_t x_stride, void* out, int64_t out_stride,
              int32_t rows, MatMulOut mode);
@@ -77,7 +79,8 @@ class Model {
   void* normed_;     // [max_tokens][hidden]
   void* qkv_;        // [max_tokens][(q_heads + 2 kv_heads) * head_dim]
   void* attended_;   // [max_tokens][q_heads * head_dim]
-  void* gate_up_;    // [max_tokens][2 * intermediate]
+  void* gate_up_;    // [max_tokens][2 * intermediate]; before, attention that is only measured
+  float* lse_;       // [max_tokens][q_heads], of it
   void* gated_;      // [max_tokens][intermediate]
   float* logits_;    // [max_logit_rows][vocab]
 };

@@ -94,6 +94,8 @@ absl::Status ValidateRequest(const Request& request, const ModelConfig& config,
   RETURN_IF_ERROR(CheckSampling(request.sampling, config.vocab_size));
   RETURN_IF_ERROR(InRange("num_samples", request.num_samples, 1, kMaxSamples));
   RETURN_IF_ERROR(InRange("logprobs", request.logprobs, -1, kMaxTop));
+  RETURN_IF_ERROR(InRange("attention.fidelity_every", request.fidelity_every.value_or(0), 0,
+                          std::numeric_limits<int32_t>::max()));
   return InRange("prompt_logprobs", request.prompt_logprobs, -1, kMaxTop);
 }
 

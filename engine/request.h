@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "engine/attention_policy.h"
+#include "engine/fidelity.h"
 #include "engine/model_config.h"
 
 namespace everlong {
@@ -48,6 +49,9 @@ struct Request {
   int32_t prompt_logprobs = -1;     // the same for prompt tokens 1 ..
   int32_t priority = 0;             // higher runs first
   AttentionOverrides attention;
+  // Of so many output tokens, one that is sparse is compared with dense attention; 0: none is.
+  // None: as EngineOptions has it.
+  std::optional<int32_t> fidelity_every;
   absl::Time deadline = absl::InfiniteFuture();
 };
 
@@ -108,8 +112,10 @@ struct AttentionUse {
   int64_t decode_steps = 0;                     // samples count each
   double attended_ratio = 1.0;                  // tokens read over tokens there, mean
   std::array<int64_t, kMaxStages> refreshes{};  // of each stage, in the first sparse layer class
-  int64_t selected_blocks = 0;  // by refreshes but the first, all layers and KV heads
-  int64_t reused_blocks = 0;    // of these, blocks that had been selected before
+  int64_t selected_blocks = 0;          // by refreshes but the first, all layers and KV heads
+  int64_t reused_blocks = 0;            // of these, blocks that had been selected before
+  int64_t compared_tokens = 0;          // output tokens that were compared with dense attention
+  std::vector<LayerFidelity> fidelity;  // [layers], means over these; empty where there were none
 };
 
 // The one terminal event. `status` is OK unless the request failed: CANCELLED, DEADLINE_EXCEEDED,

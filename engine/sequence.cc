@@ -95,6 +95,12 @@ int64_t Sequence::num_pending() const {
   return session.stored < num_prompt ? num_prompt - session.stored : 1;
 }
 
+bool Sequence::Compares(int64_t position) const {
+  const int32_t every = request->fidelity_every.value_or(0);
+  const int64_t step = position - plan().decode_begin;
+  return every > 0 && step >= 0 && step % every == step / every % every;
+}
+
 bool Sequence::EndsOutput(int32_t token) const {
   return Contains(request->stop_token_ids, token) ||
          (!request->ignore_eos && Contains(config->eos_ids, token));

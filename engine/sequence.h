@@ -70,6 +70,10 @@ struct Sequence {
   SequencePlan plan() const {
     return {.policy = policy, .decode_begin = num_prompt - 1, .slot = slot};
   }
+  // Whether attention at `position` is compared with attention over everything: at one of each
+  // Request::fidelity_every decoded tokens. Each time it is one further on, so that selections of
+  // all ages are met.
+  bool Compares(int64_t position) const;
   bool EndsOutput(int32_t token) const;
   SampleParams NextSample(std::vector<TokenAdjust>& adjusts_out) const;
 };

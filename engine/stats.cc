@@ -36,6 +36,14 @@ std::vector<double> RatioBuckets() {
   return {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1};
 }
 
+std::vector<double> RecallBuckets() {
+  return {0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.999, 1};
+}
+
+std::vector<double> ErrorBuckets() {
+  return {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1};
+}
+
 }  // namespace
 
 Histogram::Histogram(std::vector<double> upper_bounds)
@@ -58,5 +66,14 @@ EngineStats::EngineStats()
       step_tokens_prefill(StepTokenBuckets()),
       step_tokens_decode(StepTokenBuckets()),
       attended_ratio(RatioBuckets()) {}
+
+void EngineStats::ObserveFidelity(std::span<const LayerFidelity> layers) {
+  layer_recall.resize(layers.size(), Histogram(RecallBuckets()));
+  layer_error.resize(layers.size(), Histogram(ErrorBuckets()));
+  for (size_t i = 0; i < layers.size(); ++i) {
+    layer_recall[i].Observe(layers[i].recall);
+    layer_error[i].Observe(layers[i].error);
+  }
+}
 
 }  // namespace everlong

@@ -4,9 +4,11 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <span>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "engine/fidelity.h"
 #include "kernels/args.h"
 
 namespace everlong {
@@ -25,6 +27,7 @@ struct Histogram {
 // A consistent copy of everything the engine counts. Counters never decrease.
 struct EngineStats {
   EngineStats();
+  void ObserveFidelity(std::span<const LayerFidelity> layers);
 
   int64_t requests_running = 0;
   int64_t requests_waiting = 0;
@@ -49,6 +52,9 @@ struct EngineStats {
   Histogram step_tokens_decode;
   Histogram attended_ratio;  // of finished requests: tokens read over tokens there, while decoding
   std::array<uint64_t, kMaxStages> stage_refreshes{};  // selector stages run for decoded tokens
+  // [layers], empty before the first token is compared with dense attention.
+  std::vector<Histogram> layer_recall;
+  std::vector<Histogram> layer_error;
 };
 
 }  // namespace everlong

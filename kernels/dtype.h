@@ -3,11 +3,7 @@
 
 #include <bit>
 #include <cmath>
-#include <cstddef>
 #include <cstdint>
-#include <cstring>
-
-#include "kernels/args.h"
 
 namespace everlong {
 
@@ -44,19 +40,6 @@ inline uint16_t F32ToF16(float value) {
   }
   const uint32_t odd = (magnitude >> 13) & 1;
   return sign | static_cast<uint16_t>((magnitude + 0xFFF + odd - 0x38000000u) >> 13);
-}
-
-// Element i of an array of `type`, however it is aligned.
-inline float ElementToF32(const void* elements, DType type, int64_t i) {
-  const auto* from = static_cast<const std::byte*>(elements) + i * ByteSize(type);
-  if (type == DType::kF32) {
-    float value;
-    std::memcpy(&value, from, sizeof(value));
-    return value;
-  }
-  uint16_t bits;
-  std::memcpy(&bits, from, sizeof(bits));
-  return type == DType::kF16 ? F16ToF32(bits) : BF16ToF32(bits);
 }
 
 }  // namespace everlong

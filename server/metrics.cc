@@ -105,6 +105,14 @@ MetricFamily StageRefreshes(const EngineStats& stats) {
                 MetricType::Counter, std::move(metrics));
 }
 
+MetricFamily ByLayer(const char* name, const char* help, const std::vector<Histogram>& layers) {
+  std::vector<ClientMetric> metrics;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    metrics.push_back(HistogramValue(layers[i], {{"layer", std::to_string(i)}}));
+  }
+  return Family(name, help, MetricType::Histogram, std::move(metrics));
+}
+
 MetricFamily KvUsage(const EngineStats& stats) {
   const double used = static_cast<double>(stats.kv_pages_used);
   const double total = static_cast<double>(stats.kv_pages_total);
@@ -149,6 +157,12 @@ std::vector<MetricFamily> ToMetrics(const EngineStats& s, const CallCounts& coun
                    "Tokens read over tokens there, mean of a finished request's decoding",
                    s.attended_ratio),
       StageRefreshes(s),
+      ByLayer("hip_recall_ratio",
+              "Part of the exact attention weights on tokens that were read, of compared tokens",
+              s.layer_recall),
+      ByLayer("hip_output_error_ratio",
+              "Distance of attention's output from the exact one over its size, of compared tokens",
+              s.layer_error),
   };
 }
 

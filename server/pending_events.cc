@@ -35,6 +35,13 @@ void Fill(const AttentionUse& from, v1::AttentionUse* to) {
     to->set_hit_ratio(static_cast<double>(from.reused_blocks) /
                       static_cast<double>(from.selected_blocks));
   }
+  if (from.compared_tokens == 0) return;
+  to->mutable_fidelity()->set_tokens(from.compared_tokens);
+  for (const LayerFidelity& layer : from.fidelity) {
+    v1::LayerFidelity* added = to->mutable_fidelity()->add_layers();
+    added->set_recall(layer.recall);
+    added->set_error(layer.error);
+  }
 }
 
 v1::FinishReason ToProto(FinishReason reason) {

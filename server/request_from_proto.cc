@@ -118,7 +118,9 @@ static_assert(static_cast<int>(AttentionMode::kInfiniteHip) + 1 == v1::ATTENTION
 static_assert(static_cast<int>(SelectorName::kWindow) + 1 == v1::ATTENTION_SELECTOR_WINDOW);
 static_assert(static_cast<int>(PositionRule::kClipped) + 1 == v1::ATTENTION_POSITIONS_CLIPPED);
 
-absl::Status ReadAttention(const v1::Attention& proto, AttentionOverrides& overrides) {
+absl::Status ReadAttention(const v1::Attention& proto, Request& request) {
+  AttentionOverrides& overrides = request.attention;
+  if (proto.has_fidelity_every()) request.fidelity_every = proto.fidelity_every();
   RETURN_IF_ERROR(
       ReadEnum("attention.mode", proto.mode(), v1::ATTENTION_MODE_INFINITE_HIP, overrides.mode));
   RETURN_IF_ERROR(ReadEnum("attention.selector", proto.selector(), v1::ATTENTION_SELECTOR_WINDOW,
@@ -201,7 +203,7 @@ absl::StatusOr<Request> ToRequest(const v1::GenerateRequest& proto, const Served
   RETURN_IF_ERROR(ReadSampling(proto.sampling(), request.sampling));
   RETURN_IF_ERROR(ReadStopping(proto.stopping(), request));
   RETURN_IF_ERROR(ReadLogprobs(proto.logprobs(), request));
-  RETURN_IF_ERROR(ReadAttention(proto.attention(), request.attention));
+  RETURN_IF_ERROR(ReadAttention(proto.attention(), request));
   RETURN_IF_ERROR(InRange("priority", proto.priority(), -kMaxPriority, kMaxPriority));
   request.priority = proto.priority();
   if (proto.has_num_samples()) request.num_samples = proto.num_samples();

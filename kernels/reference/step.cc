@@ -9,7 +9,14 @@
 namespace everlong::reference {
 
 float ReadElement(const std::byte* from, DType type) {
-  return ElementToF32(from, type, 0);
+  if (type == DType::kF32) {
+    float value;
+    std::memcpy(&value, from, sizeof(value));
+    return value;
+  }
+  uint16_t bits;
+  std::memcpy(&bits, from, sizeof(bits));
+  return type == DType::kF16 ? F16ToF32(bits) : BF16ToF32(bits);
 }
 
 void WriteElement(std::byte* to, DType type, float value) {

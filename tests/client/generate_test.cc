@@ -152,7 +152,9 @@ TEST_F(GenerateTest, SendsEveryOption) {
             "--window",
             "512",
             "--refresh",
-            "8"});
+            "8",
+            "--fidelity-every",
+            "16"});
   v1::GenerateRequest expected;
   expected.set_model("bytes");
   expected.set_text("hi");
@@ -165,6 +167,7 @@ TEST_F(GenerateTest, SendsEveryOption) {
   attention.set_sinks(64);
   attention.set_window(512);
   attention.add_refresh(8);
+  attention.set_fidelity_every(16);
   v1::Sampling& sampling = *expected.mutable_sampling();
   sampling.set_temperature(0);
   sampling.set_top_k(40);

@@ -9,11 +9,13 @@
 
 namespace everlong {
 
-// Passes everything on to the reference backend; before each attention it calls a hook, which may
+// Passes everything on to another backend; before each attention it calls a hook, which may
 // throw or take its time.
-class HookedKernels final : public Kernels {
+class HookedKernels : public Kernels {
  public:
-  explicit HookedKernels(std::function<void()> hook) : hook_(std::move(hook)) {}
+  explicit HookedKernels(std::function<void()> hook,
+                         std::unique_ptr<Kernels> inner = MakeReferenceKernels())
+      : hook_(std::move(hook)), inner_(std::move(inner)) {}
   std::string_view name() const override { return "hooked"; }
   DType activation_type() const override { return inner_->activation_type(); }
   void* Allocate(int64_t bytes) override { return inner_->Allocate(bytes); }
@@ -45,7 +47,7 @@ class HookedKernels final : public Kernels {
 
  private:
   std::function<void()> hook_;
-  std::unique_ptr<Kernels> inner_ = MakeReferenceKernels();
+  std::unique_ptr<Kernels> inner_;
 };
 
 }  // namespace everlong

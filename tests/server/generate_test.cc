@@ -5,6 +5,7 @@
 #include <cmath>
 #include <functional>
 
+#include "fmt/format.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "tests/server/test_server.h"
@@ -136,6 +137,37 @@ TEST_F(GenerateTest, LogprobsComeForOutputAndPrompt) {
   ASSERT_EQ(prompt.size(), 199u);
   for (int i = 0; i < 199; ++i)
     EXPECT_EQ(prompt[i].chosen().token(), request.token_ids().ids(i + 1));
+}
+
+TEST_F(GenerateTest, FinishedAndMetricsTellWhatSparseAttentionLost) {
+  v1::GenerateRequest request = TokenRequest(600, 12);
+  v1::Attention& attention = *request.mutable_attention();
+  attention.set_mode(v1::ATTENTION_MODE_INFINITE_HIP);
+  attention.set_positions(v1::ATTENTION_POSITIONS_CLIPPED);
+  attention.set_budget(64);
+  attention.set_sinks(16);
+  attention.set_window(64);
+  const Answer plain = server_->Generate(request);
+  EXPECT_FALSE(plain.events.back().finished().attention().has_fidelity());
+  attention.set_fidelity_every(4);
+  const Answer compared = server_->Generate(request);
+  EXPECT_EQ(compared.tokens(), plain.tokens());
+  const v1::AttentionUse& use = compared.events.back().finished().attention();
+  // Sinks, budget, and a window that starts at a block and grows until the next refresh.
+  EXPECT_GE(use.attended_ratio(), (16 + 64 + 64) / 611.0);
+  EXPECT_LE(use.attended_ratio(), (16 + 64 + 80) / 600.0);
+  EXPECT_THAT(use.stage_refreshes(), ElementsAre(2));
+  EXPECT_GT(use.hit_ratio(), 0.0);
+  EXPECT_EQ(use.fidelity().tokens(), 3);
+  ASSERT_EQ(use.fidelity().layers_size(), 2);
+  for (int layer = 0; layer < 2; ++layer) {
+    EXPECT_GT(use.fidelity().layers(layer).recall(), 0.0);
+    EXPECT_LT(use.fidelity().layers(layer).recall(), 1.0);
+    EXPECT_GT(use.fidelity().layers(layer).error(), 0.0);
+    for (const char* name : {"hip_recall_ratio", "hip_output_error_ratio"}) {
+      EXPECT_EQ(server_->Metric(fmt::format("{}_count{{layer=\"{}\"}}", name, layer)), "3");
+    }
+  }
 }
 
 TEST_F(GenerateTest, ChatIsRenderedByTheModelsTemplate) {
@@ -358,6 +390,8 @@ TEST_F(GenerateTest, BadInputIsNamedWithFieldValueAndLimit) {
        [](R& r) { r.mutable_attention()->set_budget(12); }},
       {"attention.window", "8 must be in [64, 1048576]",
        [](R& r) { r.mutable_attention()->set_window(8); }},
+      {"attention.fidelity_every", "-1 is outside [0, 2147483647]",
+       [](R& r) { r.mutable_attention()->set_fidelity_every(-1); }},
       {"attention.refresh", "2 intervals for a selector of 1 stages",
        [](R& r) {
          r.mutable_attention()->add_refresh(4);

@@ -10,6 +10,7 @@ namespace everlong {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 std::string Exposition(const EngineStats& stats, const CallCounts& counts) {
   return prometheus::TextSerializer().Serialize(ToMetrics(stats, counts));
@@ -43,6 +44,24 @@ TEST(MetricsTest, ValuesTypesAndLabelsAreThere) {
            "everlong_request_failure_total{code=\"CANCELLED\"} 7\n",
            "everlong_request_failure_total{code=\"INVALID_ARGUMENT\"} 1\n",
            "everlong_request_failure_total{code=\"INTERNAL\"} 0\n",
+       }) {
+    EXPECT_THAT(text, HasSubstr(line));
+  }
+}
+
+TEST(MetricsTest, FidelityIsThereByLayerOnceATokenWasCompared) {
+  EngineStats stats;
+  EXPECT_THAT(Exposition(stats, CallCounts()), Not(HasSubstr("layer=")));
+  stats.ObserveFidelity(std::vector<LayerFidelity>{{}, {.recall = 0.5, .error = 0.25}});
+  const std::string text = Exposition(stats, CallCounts());
+  for (const char* line : {
+           "# TYPE everlong_hip_recall_ratio histogram\n",
+           "everlong_hip_recall_ratio_sum{layer=\"0\"} 1\n",
+           "everlong_hip_recall_ratio_sum{layer=\"1\"} 0.5\n",
+           "everlong_hip_recall_ratio_bucket{layer=\"1\",le=\"0.25\"} 0\n",
+           "everlong_hip_recall_ratio_bucket{layer=\"1\",le=\"0.5\"} 1\n",
+           "everlong_hip_output_error_ratio_count{layer=\"0\"} 1\n",
+           "everlong_hip_output_error_ratio_sum{layer=\"1\"} 0.25\n",
        }) {
     EXPECT_THAT(text, HasSubstr(line));
   }

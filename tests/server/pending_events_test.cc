@@ -1,5 +1,6 @@
 #include "server/pending_events.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 namespace everlong {
@@ -130,6 +131,28 @@ TEST(PendingEventsTest, AcceptedAndFinishedSayWhatTheRequestWas) {
   EXPECT_EQ(finished.timings().queue().nanos(), 500000000);
   // Each sample had four tokens after its first, in eight seconds.
   EXPECT_EQ(finished.timings().per_token().seconds(), 2);
+}
+
+TEST(PendingEventsTest, FinishedSaysWhatAttentionRead) {
+  PendingEvents pending;
+  pending.Add(FinishedEvent{.attention = {.decode_steps = 8,
+                                          .attended_ratio = 0.25,
+                                          .refreshes = {1, 2, 4, 0},
+                                          .selected_blocks = 100,
+                                          .reused_blocks = 75,
+                                          .compared_tokens = 2,
+                                          .fidelity = {{}, {.recall = 0.5, .error = 0.125}}}});
+  pending.Add(FinishedEvent{});
+  const auto use = pending.Take(kStart)->finished().attention();
+  EXPECT_EQ(use.attended_ratio(), 0.25);
+  EXPECT_THAT(use.stage_refreshes(), ::testing::ElementsAre(1, 2, 4));
+  EXPECT_EQ(use.hit_ratio(), 0.75);
+  EXPECT_EQ(use.fidelity().tokens(), 2);
+  ASSERT_EQ(use.fidelity().layers_size(), 2);
+  EXPECT_EQ(use.fidelity().layers(0).recall(), 1.0);
+  EXPECT_EQ(use.fidelity().layers(1).recall(), 0.5);
+  EXPECT_EQ(use.fidelity().layers(1).error(), 0.125);
+  EXPECT_FALSE(pending.Take(kStart)->finished().has_attention());
 }
 
 TEST(PendingEventsTest, TimePerTokenIsAbsentBelowTwoTokens) {

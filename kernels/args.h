@@ -166,8 +166,9 @@ struct Selection {
 // Only distances matter, so backends may shift all positions of a query block together.
 enum class Positions : uint8_t { kTrue, kStreaming, kClipped };
 
-// kHip: greedy probing in stages (arXiv 2502.08910, algorithm 1). kScan: every key, from KeyIndex;
-// a backend may round each query row to multiples of 1/127 of its largest element there.
+// kHip: greedy probing in stages (arXiv 2502.08910, algorithm 1); where both probes lie past the
+// candidates, the left half is probed next. kScan: every key, from KeyIndex; a backend may round
+// each query row to multiples of 1/127 of its largest element there.
 enum class Selector : uint8_t { kHip, kScan };
 
 // Where kHip sees a probed key. kRelative: left probes at 0, right ones at 1, the query at
@@ -180,7 +181,7 @@ enum class ProbePositions : uint8_t { kRelative, kChunk, kNone };
 struct HipStage {
   int32_t chunk_tokens = 0;
   int32_t keep_chunks = 0;
-  bool every_key = false;  // a chunk's score is its best key's, not that of greedy probing
+  bool every_key = false;  // a chunk's score is its best key's, all seen at `distance`
   bool pool_rows = false;  // query rows are averaged by 4 (aligned positions) first
 };
 

@@ -228,7 +228,7 @@ class Select::Probing {
       Probe(half / 2, w_.near, w_.left);
       Probe(half + half / 2, w_.far, w_.right);
       for (size_t i = 0; i < n; ++i) {
-        if (w_.right[i] >= w_.left[i]) w_.lows[i] += half;
+        if (w_.right[i] >= w_.left[i] && w_.right[i] != kNone) w_.lows[i] += half;
         const float probe = std::max(w_.left[i], w_.right[i]);
         w_.sums[i] = choice_.params->last_probe ? probe : std::max(w_.sums[i], probe);
       }

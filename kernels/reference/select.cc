@@ -124,7 +124,7 @@ class Chooser {
       const int64_t half = width / 2;
       const double left = ProbeScore(low + half / 2, 1, number, num_chunks);
       const double right = ProbeScore(low + half + half / 2, 0, number, num_chunks);
-      if (right >= left) low += half;
+      if (right >= left && right != kNone) low += half;
       last = std::max(left, right);
       best = std::max(best, last);
     }

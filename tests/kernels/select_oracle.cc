@@ -159,7 +159,7 @@ class BlockOracle {
       const double right = Probe(begin + width / 2 + width / 4, stage.pool_rows, 1, number, chunks);
       path.push_back(std::max(left, right));
       if (width > 2) Compare(left, right);
-      if (!(left > right)) begin += width / 2;
+      if (!(left > right) && right != kNever) begin += width / 2;
     }
     return params_.last_probe ? path.back() : *std::max_element(path.begin(), path.end());
   }

@@ -1,4 +1,5 @@
-"""What the oracle tests share: this build's server on models/needle-7m, and stubs made from proto/."""
+"""What the oracle tests share: this build's server, on models/needle-7m if no other model is named, and
+stubs made from proto/."""
 
 import importlib
 import json
@@ -15,6 +16,7 @@ import grpc
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+NEEDLE = ROOT / "models" / "needle-7m"
 BUILD = Path(os.environ.get("EVERLONG_BUILD", ROOT / "build" / "release"))
 PROTOS = ["everlong/v1/inference.proto", "google/rpc/status.proto", "google/rpc/error_details.proto"]
 
@@ -56,13 +58,13 @@ class Server:
         return self.process.wait(timeout=60)
 
 
-def start_server(directory, *options):
+def start_server(directory, *options, model=NEEDLE):
     ready = directory / "ready.json"
     log = directory / "server.log"
     with open(log, "wb") as output:
         process = subprocess.Popen(
-            [BUILD / "bin" / "everlong-server", "--model", ROOT / "models" / "needle-7m", "--listen",
-             "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--ready-file", ready, *options],
+            [BUILD / "bin" / "everlong-server", "--model", model, "--listen", "127.0.0.1:0",
+             "--metrics-listen", "127.0.0.1:0", "--ready-file", ready, *options],
             stdout=output, stderr=subprocess.STDOUT)
     try:
         wait_until(lambda: ready.exists() or process.poll() is not None, 60, "server ready")

@@ -28,7 +28,7 @@ constexpr std::string_view kSpace = "\u2581";
 // The numbers that tokenizer.ggml.token_type holds.
 constexpr double kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kByte = 6;
 
-// End a turn or a text wherever they occur, whatever else the file names.
+// Added tokens that end a turn or a text, whatever else the file names.
 constexpr std::string_view kEndTokens[] = {"<|eot_id|>",    "<|eom_id|>",           "<|im_end|>",
                                            "<|endoftext|>", "<|end_of_text|>",      "</s>",
                                            "<end_of_turn>", "<｜end▁of▁sentence｜>"};
@@ -130,6 +130,7 @@ class Writer {
  private:
   absl::Status ReadVocabulary();
   void ReadSpecialIds(bool is_sentence_piece);
+  std::string UnknownCharacters() const;
   absl::Status DescribeByteLevel();
   absl::Status DescribeSentencePiece();
   absl::Status AppendScoredMerges();
@@ -139,13 +140,8 @@ class Writer {
 
   void AppendMerge(std::string_view left, std::string_view right);
   std::optional<int32_t> Id(const char* name, std::optional<int32_t> fallback = {});
-  bool IsEndToken(size_t id) const {
-    return std::find(std::begin(kEndTokens), std::end(kEndTokens), tokens_[id]) !=
-           std::end(kEndTokens);
-  }
-  bool IsSpecial(size_t id) const {
-    return types_[id] == kControl || types_[id] == kUnknown || IsEndToken(id);
-  }
+  bool IsSpecial(size_t id) const { return types_[id] == kControl || types_[id] == kUnknown; }
+  bool IsAdded(size_t id) const { return IsSpecial(id) || types_[id] == kUserDefined; }
 
   const GgufFile& file_;
   JsonObject metadata_;
@@ -182,8 +178,29 @@ void Writer::ReadSpecialIds(bool is_sentence_piece) {
     if (id) eos_ids.push_back(*id);
   }
   for (size_t id = 0; id < tokens_.size(); ++id) {
-    if (IsEndToken(id)) eos_ids.push_back(static_cast<int32_t>(id));
+    const bool ends = std::find(std::begin(kEndTokens), std::end(kEndTokens), tokens_[id]) !=
+                      std::end(kEndTokens);
+    if (ends && IsAdded(id)) eos_ids.push_back(static_cast<int32_t>(id));
   }
+}
+
+json SplitStep(std::string_view expression, std::string_view behavior) {
+  return {{"type", "Split"}, {"pattern", {{"Regex", expression}}}, {"behavior", behavior}};
+}
+
+// A character class of the ASCII characters that no token stands for; empty where there is none.
+std::string Writer::UnknownCharacters() const {
+  std::array<bool, 256> known{};
+  for (const std::string_view token : tokens_) {
+    if (token.size() > 2) continue;
+    const auto bytes = BytesFromAlphabet(token);
+    if (bytes && bytes->size() == 1) known[static_cast<uint8_t>((*bytes)[0])] = true;
+  }
+  std::string characters;
+  for (int c = 0; c < 128; ++c) {
+    if (!known[c]) characters += fmt::format("\\x{{{:02x}}}", c);
+  }
+  return characters.empty() ? "" : fmt::format("[{}]", characters);
 }
 
 absl::Status Writer::DescribeByteLevel() {
@@ -191,11 +208,11 @@ absl::Status Writer::DescribeByteLevel() {
                    FindWordRule(metadata_.String("tokenizer.ggml.pre", "default")));
   json steps = json::array();
   for (const std::string_view expression : rule.expressions) {
-    steps.push_back({{"type", "Split"},
-                     {"pattern", {{"Regex", expression}}},
-                     {"behavior", "Isolated"},
-                     {"invert", false}});
+    steps.push_back(SplitStep(expression, "Isolated"));
   }
+  // As in llama.cpp, what they stand between does not meet.
+  const std::string unknown = UnknownCharacters();
+  if (!unknown.empty()) steps.push_back(SplitStep(unknown, "Removed"));
   steps.push_back({{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}});
   document_["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", std::move(steps)}};
   document_["decoder"] = {{"type", "ByteLevel"}};
@@ -268,10 +285,9 @@ absl::Status Writer::AppendScoredMerges() {
 void Writer::AddTokens() {
   json& added = document_["added_tokens"] = json::array();
   for (size_t id = 0; id < tokens_.size(); ++id) {
-    const bool special = IsSpecial(id);
-    if (!special && types_[id] != kUserDefined) continue;
+    if (!IsAdded(id)) continue;
     added.push_back(
-        {{"id", id}, {"content", tokens_[id]}, {"normalized", false}, {"special", special}});
+        {{"id", id}, {"content", tokens_[id]}, {"normalized", false}, {"special", IsSpecial(id)}});
   }
 }
 

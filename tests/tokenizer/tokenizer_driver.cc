@@ -1,19 +1,23 @@
-// Tokenizes for the oracle test: tokenizer_driver TOKENIZER_JSON < requests > replies
+// Tokenizes for the oracle test: tokenizer_driver FILE < requests > replies
+//
+// FILE is a tokenizer.json or a GGUF file.
 //
 // A request is a byte of flags, a length in bytes (uint32) and as many bytes: a text or, with
 // kDecodeOnly, token ids (int32). The reply has the ids and then the text that they decode to, each
 // behind its length in bytes (uint32). Numbers are in the machine's byte order.
 #include <cstdint>
 #include <cstdlib>
-#include <fstream>
 #include <iostream>
-#include <iterator>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "engine/gguf.h"
+#include "engine/mapped_file.h"
 #include "engine/tokenizer.h"
+#include "engine/tokenizer/gguf.h"
 
 namespace {
 
@@ -50,17 +54,24 @@ std::vector<int32_t> Ids(const everlong::Tokenizer& tokenizer, uint8_t flags,
   return ids;
 }
 
+std::unique_ptr<everlong::Tokenizer> Open(const char* path) {
+  const everlong::MappedFile file = OrExit(everlong::MappedFile::Open(path));
+  if (!file.bytes().starts_with("GGUF")) {
+    return OrExit(everlong::Tokenizer::FromJson(file.bytes()));
+  }
+  const everlong::GgufFile gguf = OrExit(everlong::ParseGguf(file.bytes()));
+  return OrExit(everlong::Tokenizer::FromJson(OrExit(everlong::TokenizerFromGguf(gguf)).json));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc != 2) {
-    std::cerr << "usage: tokenizer_driver TOKENIZER_JSON < requests > replies\n";
+    std::cerr << "usage: tokenizer_driver FILE < requests > replies\n";
     return 2;
   }
   std::ios::sync_with_stdio(false);
-  std::ifstream file(argv[1], std::ios::binary);
-  const std::string json(std::istreambuf_iterator<char>(file), {});
-  const auto tokenizer = OrExit(everlong::Tokenizer::FromJson(json));
+  const auto tokenizer = Open(argv[1]);
   uint8_t flags = 0;
   uint32_t length = 0;
   std::string body;

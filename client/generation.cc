@@ -23,6 +23,8 @@ void AddAttentionOptions(CLI::App& command, GenerationOptions& options) {
   add("--refresh", options.refresh, "Output tokens a selection serves, by stage", "N,...")
       ->delimiter(',')
       ->allow_extra_args(false);
+  add("--dilation", options.dilation, "scan: blocks around one that share its score", "N");
+  add("--rerank", options.rerank, "scan: times the budget that are scored again", "N");
   add("--fidelity-every", options.fidelity_every,
       "Compares one of N output tokens with dense attention", "N");
 }
@@ -58,6 +60,8 @@ absl::Status ApplyAttentionOptions(const GenerationOptions& options, v1::Attenti
   if (options.budget) attention.set_budget(*options.budget);
   if (options.sinks) attention.set_sinks(*options.sinks);
   if (options.window) attention.set_window(*options.window);
+  if (options.dilation) attention.set_dilation(*options.dilation);
+  if (options.rerank) attention.set_rerank(*options.rerank);
   if (options.fidelity_every) attention.set_fidelity_every(*options.fidelity_every);
   attention.mutable_refresh()->Add(options.refresh.begin(), options.refresh.end());
   return absl::OkStatus();

@@ -34,6 +34,8 @@ struct GenerationOptions {
   std::optional<int32_t> sinks;
   std::optional<int32_t> window;
   std::vector<int32_t> refresh;
+  std::optional<int32_t> dilation;
+  std::optional<int32_t> rerank;
   std::optional<int32_t> fidelity_every;
 };
 

@@ -68,6 +68,9 @@ void StreamPrinter::Handle(const v1::GenerateEvent& event) {
   }
   switch (event.event_case()) {
     case v1::GenerateEvent::kAccepted:
+      if (const std::string& warning = event.accepted().warning(); !warning.empty()) {
+        PrintNote("warning: " + warning + '\n');
+      }
       if (const int64_t ahead = event.accepted().queue_position(); ahead > 0) {
         status_line_.Show(fmt::format("waiting, {} ahead", ahead));
       }

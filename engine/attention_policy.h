@@ -15,6 +15,9 @@
 namespace everlong {
 
 inline constexpr int32_t kQueryBlockTokens = 64;  // prompt tokens that share a selection
+// By which clipped keys are further than a window's first: it grows between refreshes, and far keys
+// must never be nearer than near ones.
+inline constexpr int32_t kClipMargin = 64;
 
 enum class AttentionMode : uint8_t { kAuto, kDense, kInfiniteHip };
 enum class SelectorName : uint8_t { kHip, kScan, kWindow };
@@ -41,21 +44,33 @@ struct AttentionSettings {
   bool early = false;  // the first layers: hip sees probes at their chunks' numbers
 };
 
+// A stage of hip, in tokens.
+struct StageSettings {
+  int32_t chunk = 0;  // a power of two times kBlockTokens, shrinking from stage to stage
+  int32_t keep = 0;   // a multiple of chunk, no more than the stage before keeps
+  bool every_key = false;
+  bool pool_rows = false;
+  bool operator==(const StageSettings&) const = default;
+};
+
 // What a configuration or a request may change.
 struct AttentionOverrides {
   std::optional<AttentionMode> mode;
   std::optional<std::string> preset;
   std::optional<SelectorName> selector;  // of prefill and decode
   std::optional<PositionRule> positions;
-  std::optional<int32_t> budget;     // k, tokens
-  std::optional<int32_t> num_sinks;  // tokens
-  std::optional<int32_t> window;     // tokens
-  std::vector<int32_t> refresh;      // steps, coarsest stage first; empty: as it was
+  std::optional<int32_t> budget;      // k, tokens
+  std::optional<int32_t> num_sinks;   // tokens
+  std::optional<int32_t> window;      // tokens
+  std::vector<int32_t> refresh;       // steps, coarsest stage first; empty: as it was
+  std::vector<StageSettings> stages;  // of hip, coarsest first; empty: as they were
+  std::optional<bool> last_probe;     // of hip: SelectParams::last_probe
+  std::optional<int32_t> dilation;    // of scan, blocks
+  std::optional<int32_t> rerank;      // of scan, times the budget
+  std::optional<bool> all_heads;      // SelectParams::all_heads
 
-  bool IsEmpty() const {
-    return !mode && !preset && !selector && !positions && !budget && !num_sinks && !window &&
-           refresh.empty();
-  }
+  bool operator==(const AttentionOverrides&) const = default;
+  bool IsEmpty() const { return *this == AttentionOverrides(); }
 };
 
 // The server's configuration: for all layers, then for some.
@@ -71,12 +86,6 @@ struct AttentionPolicy {
   int64_t trained_length = 0;
 };
 
-std::vector<std::string_view> PresetNames();
-
-// The settings of a preset: "default", or the paper's "3k", "5k", "3k-fast" and "3k-flash".
-// INVALID_ARGUMENT names the presets there are.
-absl::StatusOr<AttentionSettings> Preset(std::string_view name);
-
 // INVALID_ARGUMENT naming field, value and limit where settings are impossible.
 absl::StatusOr<AttentionPolicy> MakePolicy(const AttentionConfig& config, int32_t num_layers,
                                            int64_t trained_length);
@@ -85,48 +94,22 @@ absl::StatusOr<AttentionPolicy> MakePolicy(const AttentionConfig& config, int32_
 absl::StatusOr<AttentionPolicy> Override(const AttentionPolicy& policy,
                                          const AttentionOverrides& overrides);
 
-// Empty, or a sentence with both numbers where keys may be read further from where prefill saw them
-// than the model bears: apparent position plus apparent distance beyond 1.25 trained lengths.
+// Empty, or a sentence with both numbers where keys may be read further from where the prompt's
+// reading saw them than the model bears: apparent position plus apparent distance beyond 1.25
+// trained lengths.
 std::string PositionWarning(const AttentionPolicy& policy);
 
-// Of one sequence: what its query blocks depend on besides their positions.
-struct SequencePlan {
-  const AttentionPolicy* policy = nullptr;
-  int64_t decode_begin = 0;  // first position decoded by itself: the prompt's last token
-  int32_t slot = 0;          // Selection slot of its decode steps
-};
+// First position whose queries are sparse.
+int64_t SparseBegin(const AttentionSettings& settings, int64_t trained_length);
 
 // Whether any query below `end_position` may be sparse. Such a sequence is read in prompt chunks
 // that end at multiples of kQueryBlockTokens or at decode_begin, then token by token.
 bool MayBeSparse(const AttentionPolicy& policy, int64_t end_position);
 
-// What a step's plan for one layer class is made of; the vectors keep their capacity.
-struct PlanBuilder {
-  std::vector<QueryBlock> blocks;
-  std::vector<SelectParams> selects;
-  int32_t next_slot = 0;  // of prompt blocks, whose selections last for the step
-
-  void Clear(int32_t first_prompt_slot);
-  // Appends the query blocks of positions [begin, end) of sequence number `sequence`, the first of
-  // them row `first_row` of the step. What a position gets does not depend on begin and end.
-  void Add(const SequencePlan& plan, int32_t layer_class, int32_t sequence, int32_t first_row,
-           int64_t begin, int64_t end);
-  AttentionPlan plan() const;
-
- private:
-  int64_t AddOne(const SequencePlan& plan, const AttentionSettings& settings, QueryBlock block,
-                 int64_t begin, int64_t end);
-};
+// At which clipped positions see the keys before the window.
+int32_t ClipDistance(const AttentionSettings& settings);
 
 // Entries of the longest list that any stage keeps.
 int32_t SelectionCapacity(const AttentionPolicy& policy);
-
-// What one decode step reads and refreshes, averaged over layers.
-struct StepUse {
-  double attended_ratio = 1.0;  // tokens read over tokens there
-  int32_t first_stage = 0;      // stages [first_stage, num_stages) run, in the first sparse class
-  int32_t num_stages = 0;
-};
-StepUse UseAt(const SequencePlan& plan, int64_t position);
 
 }  // namespace everlong

@@ -30,13 +30,16 @@ void Batch::Add(Sequence& sequence, int64_t num_tokens) {
                           static_cast<int32_t>(slices_.size()),
                           static_cast<int32_t>(tokens_.size()), s.stored, s.stored + num_tokens);
   }
-  slices_.push_back({.sequence = &sequence,
-                     .num_tokens = num_tokens,
-                     .first_output = first_output,
-                     .end_output = static_cast<int32_t>(output_rows_.size()),
-                     .compared = sequence.Compares(s.stored + num_tokens - 1)
-                                     ? fidelity_.Add(plan_builders_)
-                                     : -1});
+  Slice slice = {.sequence = &sequence,
+                 .num_tokens = num_tokens,
+                 .first_output = first_output,
+                 .end_output = static_cast<int32_t>(output_rows_.size())};
+  const int64_t last = s.stored + num_tokens - 1;
+  if (last >= sequence.plan().decode_begin) {
+    slice.use = UseOf(*sequence.policy, plan_builders_, last);
+    if (sequence.Compares(last)) slice.compared = fidelity_.Add(plan_builders_);
+  }
+  slices_.push_back(slice);
   tokens_.insert(tokens_.end(), s.tokens.begin() + s.stored,
                  s.tokens.begin() + s.stored + num_tokens);
   query_begin_.push_back(static_cast<int32_t>(tokens_.size()));

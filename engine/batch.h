@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "engine/fidelity.h"
@@ -22,7 +23,8 @@ class Batch {
     int64_t num_tokens;
     int32_t first_output;  // range of this slice's rows of logits
     int32_t end_output;
-    int32_t compared;  // its token's number in fidelity(), or -1
+    std::optional<StepUse> use;  // of its last token, where that is decoded
+    int32_t compared = -1;       // that token's number in fidelity(), or -1
   };
   // What one row of logits gave. Valid until the next Run.
   struct Result {

@@ -12,6 +12,7 @@
 #include <thread>
 #include <utility>
 
+#include "engine/attention_presets.h"
 #include "engine/batch.h"
 #include "engine/engine_parts.h"
 #include "engine/kv/page_pool.h"
@@ -118,7 +119,7 @@ class EngineLoop final : public Engine {
   void FinishRequest(RequestId id, const absl::Status& status);
   void RemoveSequences(RequestId id);
   void Release(Sequence& sequence);
-  void CountAttention(ActiveRequest& active, const Sequence& sequence, int64_t position);
+  void CountAttention(ActiveRequest& active, const StepUse& use);
   void CountFidelity(ActiveRequest& active, std::span<const LayerFidelity> layers);
   void ClearReuse(const Sequence& sequence);
   void CountReuse(ActiveRequest& active, const Sequence& sequence);
@@ -245,10 +246,12 @@ void EngineLoop::Admit(std::unique_ptr<ActiveRequest> active, int64_t requests_a
   a.unfinished_samples = 1;
   auto sequence = std::make_unique<Sequence>(&a.request, a.id, config(), parts_.tokenizer.get(),
                                              a.policy.get());
+  AcceptedEvent event = {.id = a.id, .queue_position = requests_ahead};
+  if (sequence->sparse) event.warning = PositionWarning(*a.policy);
   const auto rank = std::upper_bound(sequences_.begin(), sequences_.end(), sequence, RanksBefore);
   sequences_.insert(rank, std::move(sequence));
   requests_.emplace(a.id, std::move(active));
-  a.sink->OnEvent(AcceptedEvent{.id = a.id, .queue_position = requests_ahead});
+  a.sink->OnEvent(std::move(event));
 }
 
 void EngineLoop::EndExpired() {
@@ -375,7 +378,7 @@ void EngineLoop::Deliver() {
 void EngineLoop::DeliverSlice(const Batch::Slice& slice, absl::Time now) {
   Sequence& sequence = *slice.sequence;
   ActiveRequest& active = *requests_.at(sequence.request_id);
-  CountAttention(active, sequence, sequence.session.stored + slice.num_tokens - 1);
+  if (slice.use) CountAttention(active, *slice.use);
   if (slice.compared >= 0) CountFidelity(active, batch_.fidelity().layers(slice.compared));
   sequence.session.stored += slice.num_tokens;
 
@@ -488,11 +491,7 @@ void EngineLoop::Release(Sequence& sequence) {
   sequence.slot = -1;
 }
 
-// What the step that has just run read at `position`, if that was decoded.
-void EngineLoop::CountAttention(ActiveRequest& active, const Sequence& sequence, int64_t position) {
-  const SequencePlan plan = sequence.plan();
-  if (position < plan.decode_begin) return;
-  const StepUse use = UseAt(plan, position);
+void EngineLoop::CountAttention(ActiveRequest& active, const StepUse& use) {
   AttentionUse& total = active.attention;
   ++total.decode_steps;
   total.attended_ratio +=

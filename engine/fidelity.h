@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "engine/attention_policy.h"
+#include "engine/attention_plan.h"
 #include "kernels/kernels.h"
 
 namespace everlong {

@@ -68,6 +68,7 @@ struct PositionLogprobs {
 struct AcceptedEvent {
   RequestId id = 0;
   int64_t queue_position = 0;  // requests ahead
+  std::string warning;         // what PositionWarning says of a request that may be sparse
 };
 
 struct PrefillEvent {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
-#include "engine/attention_policy.h"
+#include "engine/attention_plan.h"
 #include "engine/model_config.h"
 #include "engine/output_text.h"
 #include "engine/request.h"

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/attention_presets.h"
 #include "engine/status.h"
 #include "fmt/format.h"
 
@@ -25,8 +26,16 @@ const Words<PositionRule> kPositions = {{"auto", PositionRule::kAuto},
                                         {"streaming", PositionRule::kStreaming},
                                         {"clipped", PositionRule::kClipped}};
 
+const Words<bool> kChunkScores = {{"path", false}, {"last", true}};
+const Words<bool> kHeadReductions = {{"kv_head", false}, {"all", true}};
+
 absl::Status Invalid(std::string message) {
   return absl::InvalidArgumentError(message);
+}
+
+absl::Status CheckWord(const std::vector<std::string_view>& words, std::string_view value) {
+  if (std::find(words.begin(), words.end(), value) != words.end()) return absl::OkStatus();
+  return Invalid(fmt::format("'{}' is not one of {}", value, fmt::join(words, ", ")));
 }
 
 template <class Value>
@@ -37,8 +46,7 @@ absl::Status SetWord(const Words<Value>& words, const std::string& value,
     if (name == value) to = meaning;
     names.push_back(name);
   }
-  if (std::find(names.begin(), names.end(), value) != names.end()) return absl::OkStatus();
-  return Invalid(fmt::format("'{}' is not one of {}", value, fmt::join(names, ", ")));
+  return CheckWord(names, value);
 }
 
 absl::StatusOr<int32_t> ToNumber(std::string_view text) {
@@ -67,6 +75,28 @@ absl::StatusOr<std::vector<int32_t>> ToNumbers(const std::string& value) {
   return numbers;
 }
 
+// "256:32768:pool:every-key".
+absl::StatusOr<StageSettings> ToStage(const std::string& text) {
+  const std::vector<std::string> parts = Split(text, ':');
+  if (parts.size() < 2) return Invalid(fmt::format("'{}' is not CHUNK:KEEP", text));
+  StageSettings stage;
+  ASSIGN_OR_RETURN(stage.chunk, ToNumber(parts[0]));
+  ASSIGN_OR_RETURN(stage.keep, ToNumber(parts[1]));
+  for (size_t i = 2; i < parts.size(); ++i) {
+    RETURN_IF_ERROR(CheckWord({"pool", "every-key"}, parts[i]));
+    (parts[i] == "pool" ? stage.pool_rows : stage.every_key) = true;
+  }
+  return stage;
+}
+
+absl::Status SetStages(const std::string& value, std::vector<StageSettings>& stages) {
+  stages.clear();
+  for (const std::string& part : Split(value, ',')) {
+    ASSIGN_OR_RETURN(stages.emplace_back(), ToStage(part));
+  }
+  return absl::OkStatus();
+}
+
 // "4-7" or "4".
 absl::Status AppendRange(const std::string& range, std::vector<int32_t>& layers) {
   const size_t dash = range.find('-');
@@ -87,10 +117,12 @@ absl::Status SetAttention(std::string_view name, const std::string& value,
   if (name == "mode") return SetWord(kModes, value, overrides.mode);
   if (name == "selector") return SetWord(kSelectors, value, overrides.selector);
   if (name == "positions") return SetWord(kPositions, value, overrides.positions);
+  if (name == "chunk-score") return SetWord(kChunkScores, value, overrides.last_probe);
+  if (name == "head-reduction") return SetWord(kHeadReductions, value, overrides.all_heads);
+  if (name == "stages") return SetStages(value, overrides.stages);
   if (name == "preset") {
-    RETURN_IF_ERROR(Preset(value).status());
     overrides.preset = value;
-    return absl::OkStatus();
+    return CheckWord(PresetNames(), value);
   }
   if (name == "refresh") {
     ASSIGN_OR_RETURN(overrides.refresh, ToNumbers(value));
@@ -98,14 +130,16 @@ absl::Status SetAttention(std::string_view name, const std::string& value,
   }
   for (const auto& [field, number] : {std::pair("budget", &AttentionOverrides::budget),
                                       {"sinks", &AttentionOverrides::num_sinks},
-                                      {"window", &AttentionOverrides::window}}) {
+                                      {"window", &AttentionOverrides::window},
+                                      {"dilation", &AttentionOverrides::dilation},
+                                      {"rerank", &AttentionOverrides::rerank}}) {
     if (name != field) continue;
     ASSIGN_OR_RETURN(overrides.*number, ToNumber(value));
     return absl::OkStatus();
   }
   return Invalid(
       fmt::format("'{}' is not one of mode, preset, selector, positions, budget, sinks, window, "
-                  "refresh",
+                  "refresh, stages, chunk-score, head-reduction, dilation, rerank",
                   name));
 }
 

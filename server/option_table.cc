@@ -2,6 +2,7 @@
 #include <limits>
 #include <string_view>
 
+#include "engine/attention_presets.h"
 #include "engine/status.h"
 #include "fmt/format.h"
 #include "server/attention_options.h"
@@ -162,6 +163,18 @@ std::vector<Option> MakeTable() {
       {"window", "N", "", "Latest tokens, which are always read", Attention("window")},
       {"refresh", "N,...", "", "Output tokens for which a selection serves, by stage",
        Attention("refresh")},
+      {"stages", "LIST", "",
+       "Stages of hip, CHUNK:KEEP in tokens each, e.g. \"256:32768:pool,32:8192,8:2048:every-key\"",
+       Attention("stages")},
+      {"chunk-score", "path|last", "", "hip: a chunk's best probe, or its last one, is its score",
+       Attention("chunk-score")},
+      {"head-reduction", "kv_head|all", "", "Whether all heads share a selection",
+       Attention("head-reduction")},
+      {"dilation", "N", "", "scan: a block's score is the best of so many around it",
+       Attention("dilation")},
+      {"rerank", "N", "",
+       "scan: so many times the budget are scored again with the keys themselves",
+       Attention("rerank")},
       {"attention-layers", "LIST", "",
        "Layers that differ, e.g. \"0,1 mode=dense; 4-7 budget=4096\"", ReadLayers},
       {"index-bits", "1|2|4", text(engine.index_bits),

@@ -83,6 +83,7 @@ v1::GenerateEvent ToProto(const AcceptedEvent& from, const PendingEvents::Subjec
   to->set_model(subject.model);
   to->set_queue_position(from.queue_position);
   to->set_prompt_tokens(subject.prompt_tokens);
+  to->set_warning(from.warning);
   return event;
 }
 

@@ -131,6 +131,8 @@ absl::Status ReadAttention(const v1::Attention& proto, Request& request) {
   if (proto.has_budget()) overrides.budget = proto.budget();
   if (proto.has_sinks()) overrides.num_sinks = proto.sinks();
   if (proto.has_window()) overrides.window = proto.window();
+  if (proto.has_dilation()) overrides.dilation = proto.dilation();
+  if (proto.has_rerank()) overrides.rerank = proto.rerank();
   overrides.refresh.assign(proto.refresh().begin(), proto.refresh().end());
   return absl::OkStatus();
 }

@@ -153,6 +153,10 @@ TEST_F(GenerateTest, SendsEveryOption) {
             "512",
             "--refresh",
             "8",
+            "--dilation",
+            "2",
+            "--rerank",
+            "4",
             "--fidelity-every",
             "16"});
   v1::GenerateRequest expected;
@@ -167,6 +171,8 @@ TEST_F(GenerateTest, SendsEveryOption) {
   attention.set_sinks(64);
   attention.set_window(512);
   attention.add_refresh(8);
+  attention.set_dilation(2);
+  attention.set_rerank(4);
   attention.set_fidelity_every(16);
   v1::Sampling& sampling = *expected.mutable_sampling();
   sampling.set_temperature(0);
@@ -262,6 +268,18 @@ TEST_F(GenerateTest, ProgressBarShowsOnATerminalOnly) {
                                       "\r\033[K"));
   EXPECT_EQ(Generate({"hi"}, "", {.in = true, .out = true}).err, "");
   EXPECT_EQ(Generate({"hi", "--json"}, "", kAllTerminals).err, "");
+}
+
+TEST_F(GenerateTest, WarningsOfTheServerGoToStandardError) {
+  server_.script = Answer({"accepted { prompt_tokens: 9 warning: 'too far' }",
+                           "output { text: 'x' token_ids: 120 }",
+                           "sample_finished { reason: FINISH_REASON_LENGTH }", "finished {}"});
+  const Outcome outcome = Generate({"hi"});
+  EXPECT_EQ(outcome.out, "x");
+  EXPECT_EQ(outcome.err, "warning: too far\n");
+  const Outcome json = Generate({"hi", "--json"});
+  EXPECT_THAT(json.out, HasSubstr("\"warning\":\"too far\""));
+  EXPECT_EQ(json.err, "");
 }
 
 TEST_F(GenerateTest, AFailureClearsTheProgressBarFirst) {

@@ -6,6 +6,8 @@
 #include <random>
 #include <string>
 
+#include "engine/attention_plan.h"
+
 namespace everlong {
 namespace {
 
@@ -102,8 +104,8 @@ TEST(AttentionPolicyTest, SinksSelectionAndWindowLeaveNoHole) {
     EXPECT_LE(b.num_sinks, b.window_begin);
     if (b.window_begin == 0) continue;
     // The window holds at least what is promised and grows by at most a refresh interval.
-    EXPECT_LE(b.window_begin, b.first_row - 1024);
-    EXPECT_GE(b.window_begin, b.first_row - 1024 - 2 * kBlockTokens);
+    EXPECT_LE(b.window_begin, b.first_row - 960);
+    EXPECT_GE(b.window_begin, b.first_row - 960 - 2 * kBlockTokens);
     EXPECT_LT(b.first_row - b.window_begin, b.clip_distance);
     EXPECT_GE(b.slot, 0);
   }
@@ -150,8 +152,23 @@ TEST(AttentionPolicyTest, PaperStagesRefreshAtTheirIntervals) {
     EXPECT_EQ(builder.blocks[0].first_stage, expected) << t;
     EXPECT_EQ(builder.blocks[0].positions, Positions::kStreaming);
   }
-  EXPECT_EQ(UseAt(plan, 5000).num_stages, 3);
-  EXPECT_NEAR(UseAt(plan, 5000).attended_ratio, (256 + 2048 + 1025) / 5001.0, 0.002);
+}
+
+TEST(AttentionPolicyTest, UseIsTheMeanOverLayers) {
+  AttentionConfig config = {.all = {.mode = AttentionMode::kInfiniteHip, .preset = "3k"},
+                            .layers = {{{1}, {.mode = AttentionMode::kDense}}}};
+  const auto policy = MakePolicy(config, 4, 4096);
+  ASSERT_TRUE(policy.ok()) << policy.status();
+  std::vector<PlanBuilder> plans(policy->classes.size());
+  for (size_t i = 0; i < plans.size(); ++i) {
+    plans[i].Add({.policy = &*policy, .decode_begin = 5000}, static_cast<int32_t>(i), 0, 0, 5008,
+                 5009);
+  }
+  const StepUse use = UseOf(*policy, plans, 5008);
+  EXPECT_EQ(use.first_stage, 1);
+  EXPECT_EQ(use.num_stages, 3);
+  const double sparse = (256 + 2048 + 5009 - 3976) / 5009.0;  // the window was set at 5000
+  EXPECT_NEAR(use.attended_ratio, (3 * sparse + 1) / 4, 1e-12);
 }
 
 TEST(AttentionPolicyTest, LastPromptBlockScoresEveryRow) {
@@ -200,10 +217,82 @@ TEST(AttentionPolicyTest, RefusalsNameTheNumbers) {
   EXPECT_THAT(Refusal({.mode = AttentionMode::kInfiniteHip,
                        .positions = PositionRule::kStreaming,
                        .budget = 4096}),
-              HasSubstr("sinks 256 + budget 4096 + window 1024 + query block 64 = 5440"));
+              HasSubstr("sinks 256 + budget 4096 + window 960 + query block 64 = 5376"));
+}
+
+TEST(AttentionPolicyTest, SelectorsHaveSettingsOfTheirOwn) {
+  const AttentionPolicy policy = Make({.stages = {{.chunk = 128, .keep = 16384, .pool_rows = true},
+                                                  {.chunk = 16, .keep = 4096, .every_key = true},
+                                                  {.chunk = 8, .keep = 1024}},
+                                       .last_probe = true,
+                                       .dilation = 2,
+                                       .rerank = 4,
+                                       .all_heads = true});
+  const SelectParams& hip = policy.classes[0].prefill.params;
+  EXPECT_EQ(hip.num_stages, 3);
+  EXPECT_EQ(hip.stages[0].chunk_tokens, 128);
+  EXPECT_EQ(hip.stages[0].keep_chunks, 128);
+  EXPECT_TRUE(hip.stages[0].pool_rows);
+  EXPECT_FALSE(hip.stages[0].every_key);
+  EXPECT_TRUE(hip.stages[1].every_key);
+  EXPECT_EQ(hip.keep_blocks, 128);
+  EXPECT_TRUE(hip.last_probe);
+  EXPECT_TRUE(hip.all_heads);
+  const SelectParams& scan = policy.classes[0].decode.params;
+  EXPECT_EQ(scan.dilation, 2);
+  EXPECT_EQ(scan.rerank, 4);
+  EXPECT_TRUE(scan.all_heads);
+  EXPECT_EQ(scan.keep_blocks, 256);
+  EXPECT_EQ(SelectionCapacity(policy), 256);
+
+  // A request's budget changes the last stage, and its selector brings its own settings.
+  const auto changed = Override(policy, {.budget = 2048, .rerank = 1});
+  ASSERT_TRUE(changed.ok());
+  EXPECT_EQ(changed->classes[0].prefill.params.stages[2].keep_chunks, 256);
+  EXPECT_EQ(changed->classes[0].decode.params.rerank, 1);
+  const auto scanned = Override(policy, {.selector = SelectorName::kScan, .dilation = 0});
+  ASSERT_TRUE(scanned.ok());
+  EXPECT_EQ(scanned->classes[0].prefill.params.dilation, 0);
+  EXPECT_EQ(scanned->classes[0].decode.params.rerank, 1);
+  EXPECT_FALSE(scanned->classes[0].decode.params.all_heads);
+}
+
+TEST(AttentionPolicyTest, RefusalsOfStagesNameTheNumbers) {
+  const auto refusal = [](std::vector<StageSettings> stages) {
+    return Refusal({.preset = "3k", .stages = std::move(stages)});
+  };
+  EXPECT_THAT(refusal(std::vector<StageSettings>(5)), HasSubstr("stages: 5 must be in [1, 4]"));
+  EXPECT_THAT(refusal({{4, 64}}), HasSubstr("stages: 4 must be in [8, 65536]"));
+  EXPECT_THAT(refusal({{24, 48}}), HasSubstr("chunks of 24 tokens, which is no power of two"));
+  EXPECT_THAT(refusal({{64, 100}}), HasSubstr("stages: 100 must be in [64, 1048576] and a"));
+  EXPECT_THAT(refusal({{64, 128}, {64, 128}}), HasSubstr("stages: 64:128 after 64:128"));
+  EXPECT_THAT(refusal({{64, 128}, {8, 256}}), HasSubstr("stages: 8:256 after 64:128"));
+  EXPECT_THAT(refusal({{64, 128}, {8, 64}}), HasSubstr("2 instead of 3 stages need a refresh"));
+  EXPECT_EQ(Refusal({.preset = "3k", .refresh = {4, 2}, .stages = {{64, 128}, {8, 64}}}), "");
+  EXPECT_THAT(Refusal({.selector = SelectorName::kScan, .stages = {{64, 128}, {8, 64}}}),
+              HasSubstr("stages: neither prompts nor output use the selector hip"));
+  EXPECT_THAT(Refusal({.preset = "3k", .dilation = 1}),
+              HasSubstr("dilation: neither prompts nor output use the selector scan"));
+  EXPECT_THAT(Refusal({.dilation = 65}), HasSubstr("dilation: 65 must be in [0, 64]"));
+  EXPECT_THAT(Refusal({.rerank = 0}), HasSubstr("rerank: 0 must be in [1, 64]"));
+  const AttentionConfig layers = {.layers = {{{0}, {.selector = SelectorName::kHip, .rerank = 2}}}};
+  EXPECT_THAT(std::string(MakePolicy(layers, 4, 4096).status().message()),
+              HasSubstr("rerank: neither"));
+}
+
+TEST(AttentionPolicyTest, DefaultsObeyThePositionLawAtAnyTrainedLength) {
+  for (const int64_t trained : {256, 512, 1000, 2048, 4096, 5000, 8192, 131072}) {
+    EXPECT_EQ(PositionWarning(Make({}, trained)), "") << trained;
+    EXPECT_EQ(PositionWarning(Make({.preset = "default"}, trained)), "") << trained;
+  }
 }
 
 TEST(AttentionPolicyTest, WarnsWhereKeysAreReadTooFarFromWherePrefillSawThem) {
+  // Tokens within the trained length keep their places.
+  EXPECT_THAT(PositionWarning(Make({.window = 1024})),
+              HasSubstr("4095 + apparent distance 1088 of far keys pass 1.25 times the trained "
+                        "length 4096"));
+  EXPECT_THAT(PositionWarning(Make({.preset = "3k"})), HasSubstr("4095 + apparent distance 3328"));
   AttentionOverrides overrides = kSparse;
   EXPECT_EQ(PositionWarning(Make(overrides)), "");
   overrides.preset = "3k";  // 3328 + 64 and 3328: beyond 1.25 x 4096
@@ -212,8 +301,10 @@ TEST(AttentionPolicyTest, WarnsWhereKeysAreReadTooFarFromWherePrefillSawThem) {
 }
 
 TEST(AttentionPolicyTest, ShortModelsGetShortWindows) {
-  EXPECT_EQ(Make({}, 512).classes[0].window, 128);
-  EXPECT_EQ(Make({}, 128).classes[0].mode, AttentionMode::kDense);
+  EXPECT_EQ(Make({}, 512).classes[0].window, 64);
+  EXPECT_EQ(Make({}, 4096).classes[0].window, 960);
+  EXPECT_EQ(Make({}, 8192).classes[0].window, 1024);
+  EXPECT_EQ(Make({}, 500).classes[0].mode, AttentionMode::kDense);
 }
 
 }  // namespace

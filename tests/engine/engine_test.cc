@@ -231,6 +231,21 @@ TEST_P(EngineBackendTest, FinishedTellsWhatAttentionRead) {
   EXPECT_EQ(dense->end().attention.refreshes[0], 0);
 }
 
+TEST(EngineAttentionTest, RequestsAreWarnedOfPositionsThatTheModelDoesNotBear) {
+  auto engine = MakeTinyEngine(SmallOptions(), MakeReferenceKernels());
+  Request request = GreedyRequest(RandomPrompt(3, 100), 1);
+  const auto warning = [&] {
+    auto sink = SubmitTo(*engine, request);
+    RunToEnd(*engine);
+    return sink->accepted.at(0).warning;
+  };
+  EXPECT_EQ(warning(), "");
+  request.attention = {.mode = AttentionMode::kInfiniteHip, .preset = "3k"};
+  EXPECT_THAT(warning(), HasSubstr("3392 + apparent distance 3328"));
+  request.attention.mode = AttentionMode::kAuto;  // dense: within the trained length
+  EXPECT_EQ(warning(), "");
+}
+
 TEST_P(EngineBackendTest, SamplesShareThePromptAndDrawTheirOwnStreams) {
   Request request = GreedyRequest(RandomPrompt(7, 150), 10);
   request.sampling = {.temperature = 1.0f, .seed = 11};

@@ -390,6 +390,13 @@ TEST_F(GenerateTest, BadInputIsNamedWithFieldValueAndLimit) {
        [](R& r) { r.mutable_attention()->set_budget(12); }},
       {"attention.window", "8 must be in [64, 1048576]",
        [](R& r) { r.mutable_attention()->set_window(8); }},
+      {"attention.rerank", "0 must be in [1, 64]",
+       [](R& r) { r.mutable_attention()->set_rerank(0); }},
+      {"attention.dilation", "neither prompts nor output use the selector scan",
+       [](R& r) {
+         r.mutable_attention()->set_preset("3k");
+         r.mutable_attention()->set_dilation(1);
+       }},
       {"attention.fidelity_every", "-1 is outside [0, 2147483647]",
        [](R& r) { r.mutable_attention()->set_fidelity_every(-1); }},
       {"attention.refresh", "2 intervals for a selector of 1 stages",

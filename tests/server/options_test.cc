@@ -86,6 +86,9 @@ TEST_F(OptionsTest, EveryOptionCanBeGivenInAllThreeWays) {
                                                     {"selector", "hip"},
                                                     {"positions", "true"},
                                                     {"refresh", "8,4"},
+                                                    {"stages", "64:128,8:64"},
+                                                    {"chunk-score", "last"},
+                                                    {"head-reduction", "all"},
                                                     {"index-bits", "2"},
                                                     {"attention-layers", "0-2 mode=dense"}};
   for (const Option& option : OptionTable()) {
@@ -122,12 +125,38 @@ TEST_F(OptionsTest, AttentionIsSetForAllLayersAndForSome) {
   EXPECT_EQ(layers[1].second.budget, 4096);
 }
 
+TEST_F(OptionsTest, SelectorsAreSetInTheFileAndForSomeLayers) {
+  const ServerOptions options = ParseOk(
+      {"--model", "m", "--config",
+       Yaml("stages: 256:32768:pool,32:8192:every-key:pool,8:2048\n"
+            "chunk-score: last\nhead-reduction: all\ndilation: 2\nrerank: 4\n"
+            "attention-layers: 3 head-reduction=kv_head chunk-score=path stages=64:4096,8:512\n")});
+  const AttentionOverrides& all = options.engine.attention.all;
+  const std::vector<StageSettings> stages = {{.chunk = 256, .keep = 32768, .pool_rows = true},
+                                             {32, 8192, true, true},
+                                             {.chunk = 8, .keep = 2048}};
+  EXPECT_EQ(all.stages, stages);
+  EXPECT_EQ(all.last_probe, true);
+  EXPECT_EQ(all.all_heads, true);
+  EXPECT_EQ(all.dilation, 2);
+  EXPECT_EQ(all.rerank, 4);
+  const AttentionOverrides& third = options.engine.attention.layers.at(0).second;
+  EXPECT_EQ(third.stages, (std::vector<StageSettings>{{64, 4096}, {8, 512}}));
+  EXPECT_EQ(third.last_probe, false);
+  EXPECT_EQ(third.all_heads, false);
+}
+
 TEST_F(OptionsTest, AttentionErrorsNameTheChoices) {
   const auto error = [this](const char* flag, const char* value) {
     return Error({"--model", "m", flag, value});
   };
   EXPECT_THAT(error("--attention", "sparse"), HasSubstr("auto, dense, infinite_hip"));
   EXPECT_THAT(error("--preset", "9k"), HasSubstr("default, 3k"));
+  EXPECT_THAT(error("--stages", "256"), HasSubstr("--stages: '256' is not CHUNK:KEEP"));
+  EXPECT_THAT(error("--stages", "256:x"), HasSubstr("'x' is not a number"));
+  EXPECT_THAT(error("--stages", "8:8:all"), HasSubstr("'all' is not one of pool, every-key"));
+  EXPECT_THAT(error("--chunk-score", "best"), HasSubstr("'best' is not one of path, last"));
+  EXPECT_THAT(error("--head-reduction", "x"), HasSubstr("'x' is not one of kv_head, all"));
   EXPECT_THAT(error("--budget", "x"), HasSubstr("--budget: 'x' is not a number"));
   EXPECT_THAT(error("--refresh", "8,,x"), HasSubstr("'x' is not a number"));
   EXPECT_THAT(error("--attention-layers", "mode=dense"), HasSubstr("names no layer"));

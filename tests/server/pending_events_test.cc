@@ -114,7 +114,7 @@ TEST(PendingEventsTest, MessagesStayWellBelowWhatClientsAccept) {
 TEST(PendingEventsTest, AcceptedAndFinishedSayWhatTheRequestWas) {
   PendingEvents pending;
   pending.SetSubject({.model = "m", .prompt_tokens = 12, .num_samples = 2});
-  pending.Add(AcceptedEvent{.id = 5, .queue_position = 3});
+  pending.Add(AcceptedEvent{.id = 5, .queue_position = 3, .warning = "far"});
   pending.Add(FinishedEvent{.usage = {.prompt_tokens = 12, .cached_tokens = 4, .output_tokens = 10},
                             .timings = {.queue = absl::Milliseconds(1500),
                                         .prefill = absl::Seconds(2),
@@ -124,6 +124,7 @@ TEST(PendingEventsTest, AcceptedAndFinishedSayWhatTheRequestWas) {
   EXPECT_EQ(accepted.request_id(), 5u);
   EXPECT_EQ(accepted.model(), "m");
   EXPECT_EQ(accepted.prompt_tokens(), 12);
+  EXPECT_EQ(accepted.warning(), "far");
   EXPECT_EQ(accepted.queue_position(), 3);
   const auto finished = pending.Take(kStart)->finished();
   EXPECT_EQ(finished.usage().cached_tokens(), 4);

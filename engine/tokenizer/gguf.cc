@@ -156,8 +156,10 @@ class Writer {
 
 std::optional<int32_t> Writer::Id(const char* name, std::optional<int32_t> fallback) {
   const std::string key = fmt::format("tokenizer.ggml.{}_token_id", name);
-  if (metadata_.Find(key) == nullptr) return fallback;
-  return static_cast<int32_t>(metadata_.Int(key, {0, result_.vocab_size - 1}));
+  if (metadata_.Find(key) != nullptr) {
+    return static_cast<int32_t>(metadata_.Int(key, {0, result_.vocab_size - 1}));
+  }
+  return fallback && *fallback < result_.vocab_size ? fallback : std::nullopt;
 }
 
 absl::Status Writer::ReadVocabulary() {
@@ -173,14 +175,17 @@ void Writer::ReadSpecialIds(bool is_sentence_piece) {
   };
   unk_id_ = Id("unknown", by_default(0));
   if (const auto bos = Id("bos", by_default(1))) result_.bos_ids = {*bos};
-  std::vector<int32_t>& eos_ids = result_.eos_ids;
+  std::vector<int32_t>& ends = result_.eos_ids;
+  const auto add_end = [&ends](int32_t id) {
+    if (std::find(ends.begin(), ends.end(), id) == ends.end()) ends.push_back(id);
+  };
   for (const auto& id : {Id("eos", by_default(2)), Id("eot"), Id("eom")}) {
-    if (id) eos_ids.push_back(*id);
+    if (id) add_end(*id);
   }
   for (size_t id = 0; id < tokens_.size(); ++id) {
-    const bool ends = std::find(std::begin(kEndTokens), std::end(kEndTokens), tokens_[id]) !=
-                      std::end(kEndTokens);
-    if (ends && IsAdded(id)) eos_ids.push_back(static_cast<int32_t>(id));
+    const bool is_end = std::find(std::begin(kEndTokens), std::end(kEndTokens), tokens_[id]) !=
+                        std::end(kEndTokens);
+    if (is_end && IsAdded(id)) add_end(static_cast<int32_t>(id));
   }
 }
 

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -23,6 +24,11 @@
 namespace everlong {
 namespace {
 
+struct WeightTypes {
+  DType matrices;
+  DType head;
+};
+
 struct Geometry {
   std::string name;
   int32_t hidden;
@@ -32,19 +38,28 @@ struct Geometry {
   int32_t kv_heads;
   int32_t head_dim;
   int32_t vocab;
+  std::vector<WeightTypes> types;
 
   int32_t q_width() const { return q_heads * head_dim; }
   int32_t qkv_width() const { return (q_heads + 2 * kv_heads) * head_dim; }
 };
 
+constexpr WeightTypes kBF16 = {DType::kBF16, DType::kBF16};
+constexpr WeightTypes kF32 = {DType::kF32, DType::kF32};
+// Of the checkpoints that people have: bartowski's and llama.cpp's mixtures, about.
+constexpr WeightTypes kQ4_1 = {DType::kQ4_1, DType::kQ8_0};
+constexpr WeightTypes kQ4K = {DType::kQ4K, DType::kQ6K};
+
 const Geometry kGeometries[] = {
-    {"needle-7m", 256, 768, 8, 4, 2, 64, 4096},
-    {"SmolLM2-135M", 576, 1536, 30, 9, 3, 64, 49152},
-    {"Llama-3.2-1B", 2048, 8192, 16, 32, 8, 64, 128256},
+    {"needle-7m", 256, 768, 8, 4, 2, 64, 4096, {kBF16, kF32}},
+    {"SmolLM2-135M", 576, 1536, 30, 9, 3, 64, 49152, {kQ4_1, kBF16, kF32}},
+    {"Llama-3.2-1B", 2048, 8192, 16, 32, 8, 64, 128256, {kQ4K, kBF16, kF32}},
 };
 
 std::string TypeName(DType type) {
-  return type == DType::kF32 ? "f32" : "bf16";
+  constexpr const char* kNames[] = {"f32",  "f16",  "bf16", "Q8_0", "Q4_0", "Q4_1",
+                                    "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"};
+  return kNames[static_cast<int>(type)];
 }
 
 class Bench {
@@ -56,8 +71,9 @@ class Bench {
   }
 
   void MatMuls(const Geometry& g);
+  void QuantizedTypes();
   void Attention(const Geometry& g);
-  void DecodeStep(const Geometry& g, DType type);
+  void DecodeStep(const Geometry& g, const WeightTypes& types);
   int threads() const { return pool_.num_threads(); }
 
  private:
@@ -86,26 +102,25 @@ class Bench {
 };
 
 Matrix Bench::Weights(int64_t rows, int64_t cols, DType type) {
-  const int64_t count = rows * cols;
-  std::vector<float> floats(type == DType::kF32 ? count : 0);
-  std::vector<uint16_t> halves(type == DType::kF32 ? 0 : count);
-  for (int64_t i = 0; i < count; ++i) {
-    const float value = noise_[i % noise_.size()];
-    if (type == DType::kF32) {
-      floats[i] = value;
-    } else {
-      halves[i] = F32ToBF16(value);
-    }
+  std::vector<std::byte> bytes(rows * RowBytes(type, cols));
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    // Below 0.01 as a scale, whatever the layout.
+    bytes[i] = std::bit_cast<std::byte>(static_cast<uint8_t>(i * 5 % 29));
   }
-  const void* data = type == DType::kF32 ? static_cast<void*>(floats.data()) : halves.data();
-  const HostMatrix part = {data, rows, cols, type};
+  for (int64_t i = 0; !IsQuantized(type) && i < rows * cols; ++i) {
+    const float value = noise_[i % noise_.size()];
+    const uint16_t half = F32ToBF16(value);
+    const void* from = type == DType::kF32 ? static_cast<const void*>(&value) : &half;
+    std::memcpy(&bytes[i * ByteSize(type)], from, ByteSize(type));
+  }
+  const HostMatrix part = {bytes.data(), rows, cols, type};
   return kernels_->LoadMatrix({&part, 1});
 }
 
 // A matrix is followed by others of its kind, as many as the model has or as exceed all caches.
 void Bench::MatVec(const Geometry& g, const std::string& label, int64_t n, int64_t k, DType type) {
   constexpr int64_t kBeyondCaches = 256 << 20;
-  const int64_t bytes = n * k * ByteSize(type);
+  const int64_t bytes = n * RowBytes(type, k);
   const int64_t copies = label == "head" ? 1 : g.layers;
   const int64_t matrices = std::clamp<int64_t>(kBeyondCaches / bytes, 1, copies);
   std::vector<Matrix> w;
@@ -163,6 +178,18 @@ void Bench::Gemm(const Geometry& g, const std::string& label, int64_t n, int64_t
   for (float* memory : {x, out, blas_w}) kernels_->Free(memory);
 }
 
+void PrintMatVecHeader() {
+  fmt::print(
+      "\n| model | matrix | type | m | GB/s | read GB/s | of it | GFLOP/s |\n"
+      "|---|---|---|---|---|---|---|---|\n");
+}
+
+void PrintGemmHeader() {
+  fmt::print(
+      "\n| model | matrix, m = 512 | type | GFLOP/s | sgemm | ratio |\n"
+      "|---|---|---|---|---|---|\n");
+}
+
 void Bench::MatMuls(const Geometry& g) {
   const std::vector<std::tuple<std::string, int64_t, int64_t>> shapes = {
       {"qkv", g.qkv_width(), g.hidden},
@@ -170,19 +197,30 @@ void Bench::MatMuls(const Geometry& g) {
       {"gate_up", 2 * g.intermediate, g.hidden},
       {"down", g.hidden, g.intermediate},
       {"head", g.vocab, g.hidden}};
-  fmt::print(
-      "\n| model | matrix | type | m | GB/s | read GB/s | of it | GFLOP/s |\n"
-      "|---|---|---|---|---|---|---|---|\n");
+  PrintMatVecHeader();
   for (const auto& [label, n, k] : shapes) {
-    for (const DType type : {DType::kBF16, DType::kF32}) MatVec(g, label, n, k, type);
+    for (const WeightTypes& types : g.types) {
+      MatVec(g, label, n, k, label == "head" ? types.head : types.matrices);
+    }
   }
-  fmt::print(
-      "\n| model | matrix, m = 512 | type | GFLOP/s | sgemm | ratio |\n"
-      "|---|---|---|---|---|---|\n");
+  PrintGemmHeader();
   for (const auto& [label, n, k] : shapes) {
     if (label == "head") continue;  // prefill computes no logits
-    for (const DType type : {DType::kBF16, DType::kF32}) Gemm(g, label, n, k, type);
+    for (const WeightTypes& types : g.types) Gemm(g, label, n, k, types.matrices);
   }
+}
+
+void Bench::QuantizedTypes() {
+  const Geometry& g = kGeometries[2];
+  const auto each = [&](auto&& measure) {
+    for (int i = static_cast<int>(DType::kQ8_0); i <= static_cast<int>(DType::kQ6K); ++i) {
+      measure(static_cast<DType>(i));
+    }
+  };
+  PrintMatVecHeader();
+  each([&](DType type) { MatVec(g, "gate_up", 2 * g.intermediate, g.hidden, type); });
+  PrintGemmHeader();
+  each([&](DType type) { Gemm(g, "gate_up", 2 * g.intermediate, g.hidden, type); });
 }
 
 // One sequence of `tokens` new tokens after `context`, attended densely.
@@ -277,19 +315,21 @@ void Bench::Attention(const Geometry& g) {
 }
 
 // The calls of engine/model.cc for one token at a short context.
-void Bench::DecodeStep(const Geometry& g, DType type) {
+void Bench::DecodeStep(const Geometry& g, const WeightTypes& types) {
   constexpr int64_t kContext = 128;
   std::vector<Layer> layers;
   int64_t bytes = 0;
-  const auto load = [&](int64_t rows, int64_t cols) {
-    bytes += rows * cols * ByteSize(type);
+  const auto load = [&](int64_t rows, int64_t cols, DType type) {
+    bytes += rows * RowBytes(type, cols);
     return Weights(rows, cols, type);
   };
+  const DType type = types.matrices;
   for (int32_t i = 0; i < g.layers; ++i) {
-    layers.push_back({load(g.qkv_width(), g.hidden), load(g.hidden, g.q_width()),
-                      load(2 * g.intermediate, g.hidden), load(g.hidden, g.intermediate)});
+    layers.push_back({load(g.qkv_width(), g.hidden, type), load(g.hidden, g.q_width(), type),
+                      load(2 * g.intermediate, g.hidden, type),
+                      load(g.hidden, g.intermediate, type)});
   }
-  const Matrix head = load(g.vocab, g.hidden);
+  const Matrix head = load(g.vocab, g.hidden, types.head);
   AttentionArgs attention = AttentionOf(g, kContext, 1);
   attention.cache.layer_stride_bytes = 0;
   float* residual = Floats(g.hidden);
@@ -358,7 +398,7 @@ void PrintSteps(int threads, const std::vector<Geometry>& geometries) {
       "\n| model | type | weights MB | ms / step | tok/s | GB/s | read GB/s | of it |\n"
       "|---|---|---|---|---|---|---|---|\n");
   for (const Geometry& g : geometries) {
-    for (const DType type : {DType::kBF16, DType::kF32}) Bench(threads).DecodeStep(g, type);
+    for (const WeightTypes& types : g.types) Bench(threads).DecodeStep(g, types);
   }
 }
 
@@ -378,6 +418,7 @@ void Run(int threads, std::string_view section, std::string_view model) {
   fmt::print("{} threads; OpenBLAS: {}\n", openblas_get_num_threads(), openblas_get_corename());
   if (section.empty() || section == "step") PrintSteps(threads, geometries);
   if (section.empty() || section == "attention") PrintAttention(threads, geometries);
+  if (section.empty() || section == "types") Bench(threads).QuantizedTypes();
   if (section.empty() || section == "matmul") {
     for (const Geometry& g : geometries) Bench(threads).MatMuls(g);
   }
@@ -386,7 +427,8 @@ void Run(int threads, std::string_view section, std::string_view model) {
 }  // namespace
 }  // namespace everlong
 
-// Usage: everlong_kernel_bench [threads, 0: one per core] [step | attention | matmul] [model]
+// Usage: everlong_kernel_bench [threads, 0: one per core] [step | attention | matmul | types]
+// [model]
 int main(int argc, char** argv) {
   // OpenBLAS reads this before main; a comparison is with what it would choose by itself.
   if (std::getenv("OPENBLAS_CORETYPE") != nullptr) {

@@ -266,7 +266,9 @@ struct RmsNormArgs {
 
 // out[r][n] = sum_k x[r][k] * w[n][k] + bias[n], f32 accumulation.
 // kActivations: out holds activations. kF32: out is f32. kAddF32: out is f32 and the result is
-// added. The rounding of a row does not depend on how many rows there are.
+// added. The rounding of a row does not depend on how many rows there are. Where w is quantised a
+// backend may round x to multiples of 2^-19 of the largest of those inputs that share a scale in w
+// (ScaledElements in quant.h).
 enum class MatMulOut : uint8_t { kActivations, kF32, kAddF32 };
 struct MatMulArgs {
   Matrix w;

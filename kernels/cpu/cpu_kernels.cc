@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "kernels/check.h"
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/index_keys.h"
@@ -39,6 +40,7 @@ class CpuKernels : public Kernels {
   }
 
   Matrix LoadMatrix(std::span<const HostMatrix> parts) override {
+    EVERLONG_CHECK(!parts.empty());
     int64_t rows = 0;
     for (const HostMatrix& part : parts) rows += part.rows;
     const HostMatrix& first = parts.front();
@@ -50,7 +52,7 @@ class CpuKernels : public Kernels {
   void BeginStep(const StepLayout& layout) override { step_.Assign(layout); }
   void Embed(const EmbedArgs& args) override { cpu::Embed(args, step_.tokens(), pool_); }
   void RmsNorm(const RmsNormArgs& args) override { cpu::RmsNorm(args, step_, pool_); }
-  void MatMul(const MatMulArgs& args) override { cpu::MatMul(args, pool_); }
+  void MatMul(const MatMulArgs& args) override { matmul_.Run(args, pool_); }
   void StoreKv(const StoreKvArgs& args) override { cpu::StoreKv(args, step_, pool_); }
 
   void IndexKeys(const IndexKeysArgs& args) override { cpu::IndexKeys(args, step_, pool_); }
@@ -105,6 +107,7 @@ class CpuKernels : public Kernels {
   int64_t weights_left_ = 0;
   cpu::ThreadPool pool_;
   cpu::Step step_;
+  cpu::MatMul matmul_;
   cpu::Attention attention_;
   cpu::Select select_;
   std::vector<RowSampler> samplers_;  // [num_threads]

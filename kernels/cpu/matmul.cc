@@ -6,47 +6,13 @@
 // After foreach_target.h.
 #include "kernels/check.h"
 #include "kernels/cpu/matmul.h"
-#include "kernels/cpu/tile-inl.h"
-
-#ifndef EVERLONG_KERNELS_CPU_MATMUL_BLOCK_
-#define EVERLONG_KERNELS_CPU_MATMUL_BLOCK_
-namespace everlong::cpu {
-
-// What one task computes: rows of x by panels of w.
-struct MatMulBlock {
-  int64_t row_begin;
-  int64_t row_end;
-  int64_t panel_begin;
-  int64_t panel_end;
-};
-
-}  // namespace everlong::cpu
-#endif
+#include "kernels/cpu/quant_matmul.h"
+#include "kernels/cpu/store_tile-inl.h"
+#include "kernels/quant.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace everlong::cpu {
 namespace HWY_NAMESPACE {
-
-// Stores one vector of sums at `column` of `row`; the matrix may end inside it.
-HWY_INLINE void StoreSums(const MatMulArgs& args, int64_t row, int64_t column, Vec sums) {
-  float* out = static_cast<float*>(args.out) + row * args.out_stride + column;
-  const float* bias = args.bias == nullptr ? nullptr : args.bias + column;
-  const bool add = args.mode == MatMulOut::kAddF32;
-  const F32Tag f32;
-  if (column + kLanes <= args.w.rows) {
-    if (bias != nullptr) sums = hn::Add(sums, hn::LoadU(f32, bias));
-    if (add) sums = hn::Add(sums, hn::LoadU(f32, out));
-    hn::StoreU(sums, f32, out);
-    return;
-  }
-  float values[kLanes];
-  hn::StoreU(sums, f32, values);
-  for (int64_t i = 0; column + i < args.w.rows; ++i) {
-    float value = values[i];
-    if (bias != nullptr) value += bias[i];
-    out[i] = add ? value + out[i] : value;
-  }
-}
 
 template <class Format>
 struct MatMulTiles {
@@ -76,13 +42,7 @@ struct MatMulTiles {
         x + begin, args.x_stride,
         {weights.data + begin * kPanelColumns, weights.row_stride, weights.panel_stride}, pair,
         args.w.cols - begin, tile, kFetch ? next - begin * kPanelColumns : 0);
-    for (int r = 0; r < kRows; ++r) {
-      for (int p = 0; p < kPairs; ++p) {
-        const int64_t column = FirstColumn(pair + p);
-        StoreSums(args, row + r, column, tile[r][p][0]);
-        StoreSums(args, row + r, column + kPanelColumns / 2, tile[r][p][1]);
-      }
-    }
+    StoreTile<kRows, kPairs>(args, row, pair, tile);
   }
 };
 
@@ -123,6 +83,8 @@ namespace {
 constexpr int64_t kTaskMultiplies = 1 << 15;
 constexpr int64_t kMaxTasksPerThread = 4;
 constexpr int64_t kBlockRows = 256;
+// Splitting activations: a microsecond or so.
+constexpr int64_t kTaskElements = 4096;
 
 int64_t CeilDiv(int64_t a, int64_t b) {
   return (a + b - 1) / b;
@@ -130,7 +92,23 @@ int64_t CeilDiv(int64_t a, int64_t b) {
 
 }  // namespace
 
-void MatMul(const MatMulArgs& args, ThreadPool& pool) {
+DigitRows MatMul::SplitRows(const MatMulArgs& args, ThreadPool& pool) {
+  const int64_t cols = args.w.cols;
+  const int64_t row_parts = cols / ScaledElements(args.w.type);
+  const int64_t part_floats = static_cast<int64_t>(sizeof(RowPart) / sizeof(float));
+  digits_.Reserve(args.rows * (CeilDiv(kDigits * cols, 4) + row_parts * part_floats));
+  auto* parts = reinterpret_cast<RowPart*>(digits_.data());
+  const DigitRows rows = {.digits = reinterpret_cast<int8_t*>(parts + args.rows * row_parts),
+                          .parts = parts};
+  const int64_t task_rows = CeilDiv(kTaskElements, cols);
+  pool.Run(CeilDiv(args.rows, task_rows), [&](int64_t task, int) {
+    const int64_t end = std::min<int64_t>(args.rows, (task + 1) * task_rows);
+    for (int64_t row = task * task_rows; row < end; ++row) SplitRow(args, row, rows);
+  });
+  return rows;
+}
+
+void MatMul::Run(const MatMulArgs& args, ThreadPool& pool) {
   if (args.rows == 0) return;
   const int64_t panels = NumPanels(args.w.rows);
   const int64_t row_blocks = CeilDiv(args.rows, kBlockRows);
@@ -140,14 +118,20 @@ void MatMul(const MatMulArgs& args, ThreadPool& pool) {
       multiplies / (kTaskMultiplies * pool.num_threads()), 1, kMaxTasksPerThread);
   const int64_t task_panels = CeilDiv(panels * row_blocks, tasks_per_thread * pool.num_threads());
   const int64_t panel_blocks = CeilDiv(panels, task_panels);
+  const bool quantized = IsQuantized(args.w.type);
+  const DigitRows digits = quantized ? SplitRows(args, pool) : DigitRows();
   pool.Run(row_blocks * panel_blocks, [&](int64_t task, int) {
     const int64_t row = task / panel_blocks * block_rows;
     const int64_t panel = task % panel_blocks * task_panels;
-    HWY_DYNAMIC_DISPATCH(MatMulTask)
-    (args, {.row_begin = row,
-            .row_end = std::min<int64_t>(args.rows, row + block_rows),
-            .panel_begin = panel,
-            .panel_end = std::min(panels, panel + task_panels)});
+    const MatMulBlock block = {.row_begin = row,
+                               .row_end = std::min<int64_t>(args.rows, row + block_rows),
+                               .panel_begin = panel,
+                               .panel_end = std::min(panels, panel + task_panels)};
+    if (quantized) {
+      MultiplyQuantized(args, digits, block);
+    } else {
+      HWY_DYNAMIC_DISPATCH(MatMulTask)(args, block);
+    }
   });
 }
 

@@ -4,6 +4,8 @@
 #include <span>
 
 #include "kernels/args.h"
+#include "kernels/cpu/aligned_floats.h"
+#include "kernels/cpu/quant_matmul.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/kernels.h"
 
@@ -18,6 +20,14 @@ void PackMatrix(std::span<const HostMatrix> parts, void* packed, ThreadPool& poo
 // out[t] = row tokens[t] of the packed table, as f32.
 void Embed(const EmbedArgs& args, std::span<const int32_t> tokens, ThreadPool& pool);
 
-void MatMul(const MatMulArgs& args, ThreadPool& pool);
+class MatMul {
+ public:
+  void Run(const MatMulArgs& args, ThreadPool& pool);
+
+ private:
+  DigitRows SplitRows(const MatMulArgs& args, ThreadPool& pool);
+
+  AlignedFloats digits_;
+};
 
 }  // namespace everlong::cpu

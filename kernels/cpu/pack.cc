@@ -1,9 +1,11 @@
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "kernels/check.h"
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/panel.h"
+#include "kernels/cpu/quant_panel.h"
 #include "kernels/dtype.h"
 
 namespace everlong::cpu {
@@ -11,41 +13,35 @@ namespace {
 
 constexpr int64_t kChunk = 64;  // inputs: a panel's share of them stays in the L1 cache
 
-// Row `index` of the stacked parts.
-template <class Element>
-const Element* StackedRow(std::span<const HostMatrix> parts, int64_t index) {
-  for (const HostMatrix& part : parts) {
-    if (index < part.rows) return static_cast<const Element*>(part.data) + index * part.cols;
-    index -= part.rows;
+// Where the rows of a panel's columns begin; null past the last.
+std::array<const std::byte*, kPanelColumns> PanelRows(std::span<const HostMatrix> parts,
+                                                      int64_t panel) {
+  std::array<const std::byte*, kPanelColumns> rows = {};
+  for (int64_t column = 0; column < kPanelColumns; ++column) {
+    int64_t index = panel * kPanelColumns + column;
+    auto part = parts.begin();
+    while (part != parts.end() && index >= part->rows) index -= (part++)->rows;
+    if (part == parts.end()) break;
+    rows[column] =
+        static_cast<const std::byte*>(part->data) + index * RowBytes(part->type, part->cols);
   }
-  return nullptr;
+  return rows;
 }
 
 template <class Element>
-void PackPanel(std::span<const HostMatrix> parts, int64_t panel, Element* out) {
-  const int64_t cols = parts.front().cols;
-  const DType type = parts.front().type;
+void PackPanel(DType type, int64_t cols, std::span<const std::byte* const, kPanelColumns> rows,
+               Element* out) {
+  constexpr int64_t kSize = sizeof(Element);
   for (int64_t begin = 0; begin < cols; begin += kChunk) {
     const int64_t end = std::min(cols, begin + kChunk);
-    for (int64_t column = 0; column < kPanelColumns; ++column) {
-      const auto* row = StackedRow<Element>(parts, panel * kPanelColumns + column);
-      if (row == nullptr) break;
+    for (int64_t column = 0; column < kPanelColumns && rows[column] != nullptr; ++column) {
       Element* to = out + PositionInPanel(type, column);
       for (int64_t k = begin; k < end; ++k) {
         // A checkpoint may place tensors at any byte.
-        std::memcpy(&to[k * kPanelColumns], &row[k], sizeof(Element));
+        std::memcpy(&to[k * kPanelColumns], rows[column] + k * kSize, kSize);
       }
     }
   }
-}
-
-template <class Element>
-void PackPanels(std::span<const HostMatrix> parts, int64_t rows, Element* packed,
-                ThreadPool& pool) {
-  const int64_t cols = parts.front().cols;
-  pool.Run(NumPanels(rows), [&](int64_t panel, int) {
-    PackPanel(parts, panel, packed + panel * cols * kPanelColumns);
-  });
 }
 
 template <class Element, class Convert>
@@ -57,24 +53,44 @@ void EmbedRow(const Matrix& table, int64_t row, float* out, Convert convert) {
   for (int64_t k = 0; k < table.cols; ++k) out[k] = convert(from[k * kPanelColumns]);
 }
 
+int64_t PanelBytes(int64_t cols, DType type) {
+  return IsQuantized(type) ? QuantPanelOf(type).PanelBytes(cols)
+                           : kPanelColumns * cols * ByteSize(type);
+}
+
+void EmbedQuantized(const Matrix& table, int64_t row, float* out) {
+  const auto* panel = static_cast<const std::byte*>(table.data) +
+                      row / kPanelColumns * PanelBytes(table.cols, table.type);
+  ReadQuantColumn(table.type, table.cols, panel, row % kPanelColumns, out);
+}
+
 }  // namespace
 
 int64_t PackedBytes(int64_t rows, int64_t cols, DType type) {
-  return NumPanels(rows) * kPanelColumns * cols * ByteSize(type);
+  return NumPanels(rows) * PanelBytes(cols, type);
 }
 
 void PackMatrix(std::span<const HostMatrix> parts, void* packed, ThreadPool& pool) {
+  EVERLONG_CHECK(!parts.empty());
+  const int64_t cols = parts.front().cols;
+  const DType type = parts.front().type;
   int64_t rows = 0;
   for (const HostMatrix& part : parts) {
-    EVERLONG_CHECK(part.cols == parts.front().cols && part.type == parts.front().type);
-    EVERLONG_CHECK(!IsQuantized(part.type));
+    EVERLONG_CHECK(part.cols == cols && part.type == type);
     rows += part.rows;
   }
-  if (parts.front().type == DType::kF32) {
-    PackPanels(parts, rows, static_cast<uint32_t*>(packed), pool);
-  } else {
-    PackPanels(parts, rows, static_cast<uint16_t*>(packed), pool);
-  }
+  EVERLONG_CHECK(cols % BlockOf(type).elements == 0);
+  pool.Run(NumPanels(rows), [&](int64_t panel, int) {
+    const auto columns = PanelRows(parts, panel);
+    std::byte* to = static_cast<std::byte*>(packed) + panel * PanelBytes(cols, type);
+    if (IsQuantized(type)) {
+      PackQuantPanel(type, cols, columns.data(), to);
+    } else if (type == DType::kF32) {
+      PackPanel(type, cols, columns, reinterpret_cast<uint32_t*>(to));
+    } else {
+      PackPanel(type, cols, columns, reinterpret_cast<uint16_t*>(to));
+    }
+  });
 }
 
 void Embed(const EmbedArgs& args, std::span<const int32_t> tokens, ThreadPool& pool) {
@@ -90,7 +106,7 @@ void Embed(const EmbedArgs& args, std::span<const int32_t> tokens, ThreadPool& p
       case DType::kBF16:
         return EmbedRow<uint16_t>(table, tokens[t], out, BF16ToF32);
       default:
-        EVERLONG_CHECK(!IsQuantized(table.type));
+        return EmbedQuantized(table, tokens[t], out);
     }
   });
 }

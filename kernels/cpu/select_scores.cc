@@ -1,5 +1,6 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/select_scores.cc"
+#define HWY_WANT_AVX3_DL  // byte products
 #include "kernels/cpu/targets.h"
 // After targets.h.
 #include "hwy/foreach_target.h"
@@ -15,11 +16,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace everlong::cpu {
 namespace HWY_NAMESPACE {
-
-using I32Tag = hn::Rebind<int32_t, F32Tag>;
-using U8Tag = hn::Repartition<uint8_t, U32Tag>;
-using Sums = hn::Vec<I32Tag>;
-using Bytes = hn::Vec<U8Tag>;
 
 // --- stored keys ---
 
@@ -113,35 +109,6 @@ void ScoreKeyVectors(const RowColumns& rows, const float* keys, int64_t num_keys
 
 // --- the index ---
 
-// sums[lane] += the four products of codes and query bytes in a lane. Codes are below 16, so the
-// 16-bit sums of the older instructions do not saturate.
-HWY_INLINE Sums AddProducts(Bytes codes, Sums query, Sums sums) {
-#if HWY_TARGET <= HWY_AVX3_DL && HWY_MAX_BYTES == 64
-  return Sums{_mm512_dpbusd_epi32(sums.raw, codes.raw, query.raw)};
-#elif HWY_ARCH_X86 && HWY_MAX_BYTES == 64
-  const auto pairs = _mm512_maddubs_epi16(codes.raw, query.raw);
-  return sums + Sums{_mm512_madd_epi16(pairs, _mm512_set1_epi16(1))};
-#elif HWY_ARCH_X86 && HWY_MAX_BYTES == 32
-  const auto pairs = _mm256_maddubs_epi16(codes.raw, query.raw);
-  return sums + Sums{_mm256_madd_epi16(pairs, _mm256_set1_epi16(1))};
-#elif HWY_ARCH_X86
-  const auto pairs = _mm_maddubs_epi16(codes.raw, query.raw);
-  return sums + Sums{_mm_madd_epi16(pairs, _mm_set1_epi16(1))};
-#else
-  const U8Tag u8;
-  const I32Tag i32;
-  HWY_ALIGN uint8_t c[hn::MaxLanes(U8Tag())];
-  HWY_ALIGN int8_t q[hn::MaxLanes(U8Tag())];
-  HWY_ALIGN int32_t s[hn::MaxLanes(I32Tag())];
-  hn::Store(codes, u8, c);
-  hn::Store(hn::BitCast(hn::Repartition<int8_t, I32Tag>(), query),
-            hn::Repartition<int8_t, I32Tag>(), q);
-  hn::Store(sums, i32, s);
-  for (size_t i = 0; i < hn::MaxLanes(U8Tag()); ++i) s[i / 4] += int32_t{c[i]} * q[i];
-  return hn::Load(i32, s);
-#endif
-}
-
 // One byte for each code, in the order of their numbers: [head_dim / 4][256].
 template <int kBits>
 void UnpackCodes(const uint8_t* packed, int64_t num_groups, uint8_t* codes) {
@@ -181,16 +148,16 @@ HWY_INLINE void ScanRow(const ScanRows& rows, int64_t row, float mean, float mid
   const F32Tag f32;
   const I32Tag i32;
   const int8_t* query = rows.bytes + row * rows.head_dim;
-  Sums sums[kScanVectors];
-  for (Sums& sum : sums) sum = hn::Zero(i32);
+  IntVec sums[kScanVectors];
+  for (IntVec& sum : sums) sum = hn::Zero(i32);
   for (int64_t g = 0; g < rows.head_dim / 4; ++g) {
     int32_t quad;
     std::memcpy(&quad, query + 4 * g, sizeof(quad));
-    const Sums broadcast = hn::Set(i32, quad);
+    const IntVec broadcast = hn::Set(i32, quad);
     HWY_UNROLL(4)
     for (int64_t v = 0; v < kScanVectors; ++v) {
-      const Bytes c = hn::LoadU(U8Tag(), codes + g * 256 + v * 4 * kLanes);
-      sums[v] = AddProducts(c, broadcast, sums[v]);
+      const ByteVec c = hn::LoadU(U8Tag(), codes + g * 256 + v * 4 * kLanes);
+      sums[v] = AddByteProducts(c, broadcast, sums[v]);
     }
   }
   const Vec centre = hn::Set(f32, middle * static_cast<float>(rows.totals[row]));

@@ -18,10 +18,14 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 using F32Tag = hn::CappedTag<float, 16>;
 using U32Tag = hn::Rebind<uint32_t, F32Tag>;
+using I32Tag = hn::Rebind<int32_t, F32Tag>;
+using U8Tag = hn::Repartition<uint8_t, U32Tag>;
 using U16Tag = hn::Rebind<uint16_t, F32Tag>;
 using F16Tag = hn::Rebind<hwy::float16_t, F32Tag>;
 using Vec = hn::Vec<F32Tag>;
 using WordVec = hn::Vec<U32Tag>;
+using IntVec = hn::Vec<I32Tag>;
+using ByteVec = hn::Vec<U8Tag>;
 
 inline constexpr int64_t kLanes = hn::MaxLanes(F32Tag());
 
@@ -103,6 +107,35 @@ HWY_INLINE Vec Exp(Vec x) {
   p = hn::Add(hn::MulAdd(hn::Mul(r, r), p, r), hn::Set(f32, 1.0f));
   const auto power = hn::ShiftLeft<23>(hn::BitCast(U32Tag(), rounded));
   return hn::IfThenZeroElse(below, hn::Mul(p, hn::BitCast(f32, power)));
+}
+
+// sums[lane] += the four products of unsigned and signed bytes in a lane. The 16-bit sums of two
+// products that the older instructions form saturate.
+HWY_INLINE IntVec AddByteProducts(ByteVec u, IntVec s, IntVec sums) {
+#if HWY_TARGET <= HWY_AVX3_DL && HWY_MAX_BYTES == 64
+  // Highway 1.0 asks compilers for the VEX form in place of this one, which they then refuse.
+  asm("vpdpbusd %2, %1, %0" : "+v"(sums.raw) : "v"(u.raw), "v"(s.raw));
+  return sums;
+#elif HWY_ARCH_X86 && HWY_MAX_BYTES == 64
+  const auto pairs = _mm512_maddubs_epi16(u.raw, s.raw);
+  return sums + IntVec{_mm512_madd_epi16(pairs, _mm512_set1_epi16(1))};
+#elif HWY_ARCH_X86 && HWY_MAX_BYTES == 32
+  const auto pairs = _mm256_maddubs_epi16(u.raw, s.raw);
+  return sums + IntVec{_mm256_madd_epi16(pairs, _mm256_set1_epi16(1))};
+#elif HWY_ARCH_X86
+  const auto pairs = _mm_maddubs_epi16(u.raw, s.raw);
+  return sums + IntVec{_mm_madd_epi16(pairs, _mm_set1_epi16(1))};
+#else
+  HWY_ALIGN uint8_t a[hn::MaxLanes(U8Tag())];
+  HWY_ALIGN int8_t b[hn::MaxLanes(U8Tag())];
+  HWY_ALIGN int32_t total[hn::MaxLanes(I32Tag())];
+  hn::Store(u, U8Tag(), a);
+  hn::Store(hn::BitCast(hn::Repartition<int8_t, I32Tag>(), s), hn::Repartition<int8_t, I32Tag>(),
+            b);
+  hn::Store(sums, I32Tag(), total);
+  for (size_t i = 0; i < hn::MaxLanes(U8Tag()); ++i) total[i / 4] += int32_t{a[i]} * b[i];
+  return hn::Load(I32Tag(), total);
+#endif
 }
 
 HWY_INLINE float Sum(Vec v) {

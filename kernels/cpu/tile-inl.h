@@ -79,6 +79,21 @@ HWY_INLINE void Clear(Tile<kRows, kPairs>& tile) {
   }
 }
 
+// tile[r][p] += x[r * x_stride] * columns[p].
+template <int kRows, int kPairs>
+HWY_INLINE void AddProducts(const float* HWY_RESTRICT x, int64_t x_stride,
+                            const Vec (&columns)[kPairs][2], Tile<kRows, kPairs>& tile) {
+  HWY_UNROLL(8)
+  for (int r = 0; r < kRows; ++r) {
+    const Vec broadcast = hn::Set(F32Tag(), x[r * x_stride]);
+    HWY_UNROLL(4)
+    for (int p = 0; p < kPairs; ++p) {
+      tile[r][p][0] = hn::MulAdd(broadcast, columns[p][0], tile[r][p][0]);
+      tile[r][p][1] = hn::MulAdd(broadcast, columns[p][1], tile[r][p][1]);
+    }
+  }
+}
+
 // tile[r][p] += sum over k in [0, depth) of x[r * x_stride + k] * (pair + p of row k of b). With
 // every row the line that is `fetch` elements away, if not 0, is fetched.
 template <class Format, int kRows, int kPairs>
@@ -93,38 +108,34 @@ HWY_INLINE void Accumulate(const float* HWY_RESTRICT x, int64_t x_stride, Column
       if (fetch != 0) __builtin_prefetch(row + fetch);
       LoadPair(Format(), row, (pair + p) % kPairsPerPanel, columns[p][0], columns[p][1]);
     }
-    HWY_UNROLL(8)
-    for (int r = 0; r < kRows; ++r) {
-      const Vec broadcast = hn::Set(F32Tag(), x[r * x_stride + k]);
-      HWY_UNROLL(4)
-      for (int p = 0; p < kPairs; ++p) {
-        tile[r][p][0] = hn::MulAdd(broadcast, columns[p][0], tile[r][p][0]);
-        tile[r][p][1] = hn::MulAdd(broadcast, columns[p][1], tile[r][p][1]);
-      }
-    }
+    AddProducts<kRows, kPairs>(x + k, x_stride, columns, tile);
   }
 }
 
-// Calls body.Run<rows, pairs>(row, pair); rows <= kRows and pairs <= PairsFor(rows).
-template <int kRows, int kPairs, class Body>
+// Calls body.Run<rows, pairs>(row, pair); rows <= kRows and pairs <= kPairs.
+template <int kRows, int kPairs, int kMostPairs, class Body>
 void RunTile(const Body& body, int64_t row, int64_t pair, int64_t rows, int64_t pairs) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return RunTile<kRows - 1, PairsFor(kRows - 1)>(body, row, pair, rows, pairs);
+      constexpr int kMore = HWY_MIN(kMostPairs, PairsFor(kRows - 1));
+      return RunTile<kRows - 1, kMore, kMostPairs>(body, row, pair, rows, pairs);
     }
   }
   if constexpr (kPairs > 1) {
-    if (pairs < kPairs) return RunTile<kRows, kPairs - 1>(body, row, pair, rows, pairs);
+    if (pairs < kPairs) {
+      return RunTile<kRows, kPairs - 1, kMostPairs>(body, row, pair, rows, pairs);
+    }
   }
   body.template Run<kRows, kPairs>(row, pair);
 }
 
-// Divides `rows` rows by `pairs` pairs evenly into the fewest tiles. All rows visit a panel before
-// the next one is begun, so that memory is read once.
-template <class Body>
+// Divides `rows` rows by `pairs` pairs evenly into the fewest tiles, of at most kMostRows by
+// kMostPairs. All rows visit a panel before the next one is begun, so that memory is read once.
+template <int kMostRows = kTileRows, int kMostPairs = 4, class Body>
 void RunTiles(const Body& body, int64_t rows, int64_t pairs) {
-  const int64_t row_tiles = (rows + kTileRows - 1) / kTileRows;
-  const int64_t most_pairs = row_tiles == 1 ? PairsFor(static_cast<int>(rows)) : 1;
+  const int64_t row_tiles = (rows + kMostRows - 1) / kMostRows;
+  const int64_t most_pairs =
+      row_tiles == 1 ? HWY_MIN(kMostPairs, PairsFor(static_cast<int>(rows))) : 1;
   const int64_t pair_tiles = (pairs + most_pairs - 1) / most_pairs;
   for (int64_t i = 0; i < pair_tiles; ++i) {
     const int64_t pair = pairs * i / pair_tiles;
@@ -132,7 +143,8 @@ void RunTiles(const Body& body, int64_t rows, int64_t pairs) {
     for (int64_t j = 0; j < row_tiles; ++j) {
       const int64_t row = rows * j / row_tiles;
       const int64_t row_end = rows * (j + 1) / row_tiles;
-      RunTile<kTileRows, PairsFor(kTileRows)>(body, row, pair, row_end - row, pair_end - pair);
+      RunTile<kMostRows, HWY_MIN(kMostPairs, PairsFor(kMostRows)), kMostPairs>(
+          body, row, pair, row_end - row, pair_end - pair);
     }
   }
 }

@@ -23,6 +23,14 @@ std::vector<Backend> BackendsBesideReference() {
           {"cpu_ssse3_3_threads", [] { return MakeCpuKernelsFor(HWY_SSSE3, 3); }}};
 }
 
+std::vector<Backend> ByteProductBackends() {
+  std::vector<Backend> backends = BackendsBesideReference();
+#if HWY_ARCH_X86
+  backends.push_back({"cpu_avx3_2_threads", [] { return MakeCpuKernelsFor(HWY_AVX3, 2); }});
+#endif
+  return backends;
+}
+
 std::vector<Backend> Backends() {
   std::vector<Backend> backends = BackendsBesideReference();
   backends.push_back({"reference", MakeReferenceKernels});

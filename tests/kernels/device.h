@@ -24,6 +24,8 @@ inline void PrintTo(const Backend& backend, std::ostream* out) {
 std::vector<Backend> Backends();
 // Those that are compared with the reference.
 std::vector<Backend> BackendsBesideReference();
+// Those, and CPU kernels for every way of multiplying bytes.
+std::vector<Backend> ByteProductBackends();
 
 class Device {
  public:

@@ -4,39 +4,14 @@
 #include <tuple>
 
 #include "gtest/gtest.h"
-#include "tests/kernels/device.h"
+#include "kernels/quant.h"
 #include "tests/kernels/step.h"
+#include "tests/kernels/weights.h"
 
 namespace everlong {
 namespace {
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-
-// Matrices of equal width, stacked, in a checkpoint's form and as values.
-struct Weights {
-  Weights(std::mt19937& random, DType type, const std::vector<int64_t>& part_rows, int64_t cols)
-      : type(type), part_rows(part_rows), cols(cols) {
-    for (const int64_t part : part_rows) rows += part;
-    values = RandomValues(random, rows * cols, type);
-  }
-
-  Matrix LoadInto(Device& device) const {
-    const std::vector<std::byte> bytes = Encode(type, values);
-    std::vector<HostMatrix> parts;
-    int64_t begin = 0;
-    for (const int64_t part : part_rows) {
-      parts.push_back({bytes.data() + begin * cols * ByteSize(type), part, cols, type});
-      begin += part;
-    }
-    return device->LoadMatrix(parts);
-  }
-
-  DType type;
-  std::vector<int64_t> part_rows;
-  int64_t cols;
-  int64_t rows = 0;
-  Values values;
-};
 
 struct Shape {
   int64_t rows;
@@ -76,24 +51,41 @@ struct Product {
     return activations ? device.ReadActivations(out, count) : device.ReadFloats(out, count);
   }
 
-  // The error bound of a sum of products with at most two further terms in any order, and of
-  // rounding it to `out_type`, for each element of the result; 0 between the rows.
+  // The error bound of a sum of products with two further terms in any order, of rounding x for
+  // quantised weights, and of rounding the result to `out_type`; 0 between the rows.
   std::vector<double> Bound(MatMulOut mode, bool with_bias, DType out_type) const {
     const int64_t stride = weights.rows + kGap;
+    const Values steps = StepsOfX();
     std::vector<double> bound(before.size(), 0.0);
     for (int64_t i = 0; i < rows * weights.rows; ++i) {
       const int64_t r = i / weights.rows;
       const int64_t n = i % weights.rows;
       double magnitude = with_bias ? std::abs(bias[n]) : 0.0;
+      double x_rounding = 0.0;
       for (int64_t k = 0; k < weights.cols; ++k) {
-        magnitude += std::abs(static_cast<double>(x[r * weights.cols + k]) *
-                              weights.values[n * weights.cols + k]);
+        const double w = weights.magnitudes[n * weights.cols + k];
+        magnitude += std::abs(x[r * weights.cols + k]) * w;
+        x_rounding += steps[r * weights.cols + k] / 2 * w;
       }
       if (mode == MatMulOut::kAddF32) magnitude += std::abs(before[r * stride + n]);
+      magnitude += x_rounding;
       bound[r * stride + n] =
-          Gamma(weights.cols + 2) * magnitude + RoundingError(out_type, magnitude);
+          Gamma(weights.cols + 2) * magnitude + x_rounding + RoundingError(out_type, magnitude);
     }
     return bound;
+  }
+
+  // What each element of x may be rounded to a multiple of.
+  Values StepsOfX() const {
+    Values steps(x.size(), 0.0f);
+    if (!IsQuantized(weights.type)) return steps;
+    const auto count = static_cast<size_t>(ScaledElements(weights.type));
+    for (size_t begin = 0; begin < x.size(); begin += count) {
+      float most = 0.0f;
+      for (size_t i = begin; i < begin + count; ++i) most = std::max(most, std::abs(x[i]));
+      std::fill_n(steps.begin() + static_cast<int64_t>(begin), count, most * 0x1p-19f);
+    }
+    return steps;
   }
 
   Weights weights;
@@ -103,22 +95,24 @@ struct Product {
   Values before;  // what `out` holds at first
 };
 
-class MatMulTest : public ::testing::TestWithParam<std::tuple<Backend, DType, Shape>> {};
+using MatMulParam = std::tuple<Backend, DType, Shape>;
+
+std::string MatMulName(const ::testing::TestParamInfo<MatMulParam>& info) {
+  const auto& [backend, type, shape] = info.param;
+  return backend.name + TypeName(type) + "_" + std::to_string(shape.rows) + "x" +
+         std::to_string(shape.cols);
+}
+
+class MatMulTest : public ::testing::TestWithParam<MatMulParam> {};
 INSTANTIATE_TEST_SUITE_P(
     Backends, MatMulTest,
-    ::testing::Combine(::testing::ValuesIn(BackendsBesideReference()),
-                       ::testing::Values(DType::kF32, DType::kF16, DType::kBF16),
-                       ::testing::Values(Shape{1, 1, {1}}, Shape{1, 576, {576, 192, 192}},
-                                         Shape{2, 64, {3}}, Shape{3, 65, {130}},
-                                         Shape{4, 1537, {49}}, Shape{5, 127, {32, 1}},
-                                         Shape{8, 128, {257}}, Shape{17, 255, {16, 16, 31}},
-                                         Shape{33, 7, {97}}, Shape{64, 96, {96}},
-                                         Shape{130, 48, {40}})),
-    [](const auto& info) {
-      const Shape& shape = std::get<2>(info.param);
-      return std::get<0>(info.param).name + TypeName(std::get<1>(info.param)) +
-             std::to_string(shape.rows) + "x" + std::to_string(shape.cols);
-    });
+    ::testing::Combine(
+        ::testing::ValuesIn(BackendsBesideReference()), ::testing::ValuesIn(PlainTypes()),
+        ::testing::Values(Shape{1, 1, {1}}, Shape{1, 576, {576, 192, 192}}, Shape{2, 64, {3}},
+                          Shape{3, 65, {130}}, Shape{4, 1537, {49}}, Shape{5, 127, {32, 1}},
+                          Shape{8, 128, {257}}, Shape{17, 255, {16, 16, 31}}, Shape{33, 7, {97}},
+                          Shape{64, 96, {96}}, Shape{130, 48, {40}})),
+    MatMulName);
 
 TEST_P(MatMulTest, AgreesWithReferenceInEveryMode) {
   const auto& [backend, weight_type, shape] = GetParam();
@@ -135,6 +129,29 @@ TEST_P(MatMulTest, AgreesWithReferenceInEveryMode) {
                    product.Bound(mode, with_bias, out_type));
     }
   }
+}
+
+class QuantizedMatMulTest : public MatMulTest {};
+// Rows of x: one tile's, several's, more than a task takes. Columns of panels and parts of them.
+INSTANTIATE_TEST_SUITE_P(
+    Backends, QuantizedMatMulTest,
+    ::testing::Combine(::testing::ValuesIn(ByteProductBackends()),
+                       ::testing::ValuesIn(QuantizedTypes()),
+                       ::testing::Values(Shape{1, 512, {32, 3}}, Shape{2, 256, {65}},
+                                         Shape{3, 768, {1}}, Shape{4, 512, {96}},
+                                         Shape{7, 256, {31, 34}}, Shape{16, 256, {71}},
+                                         Shape{65, 256, {40}}, Shape{300, 256, {5}})),
+    MatMulName);
+
+TEST_P(QuantizedMatMulTest, AgreesWithReference) {
+  const auto& [backend, type, shape] = GetParam();
+  Device device(backend);
+  Device reference(MakeReferenceKernels());
+  std::mt19937 random(1);
+  const Product product(random, shape, type, device.activation_type());
+  ExpectWithin(product.Run(device, MatMulOut::kAddF32, true),
+               product.Run(reference, MatMulOut::kAddF32, true),
+               product.Bound(MatMulOut::kAddF32, true, DType::kF32));
 }
 
 class LinearTest : public ::testing::TestWithParam<Backend> {};
@@ -178,8 +195,9 @@ TEST_P(LinearTest, MultipliesSmallIntegersExactly) {
 }
 
 TEST_P(LinearTest, RowIsTheSameWhateverTheRowsBesideIt) {
-  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
-    for (const int64_t cols : {int64_t{576}, int64_t{77}}) {
+  for (const DType type : WeightTypes()) {
+    for (const int64_t cols : {int64_t{512}, int64_t{77}}) {
+      if (cols % BlockOf(type).elements != 0) continue;
       SCOPED_TRACE(TypeName(type) + " " + std::to_string(cols));
       Device device(GetParam());
       std::mt19937 random(2);
@@ -210,10 +228,14 @@ TEST_P(LinearTest, RowIsTheSameWhateverTheRowsBesideIt) {
   }
 }
 
-TEST(LinearThreadsTest, ThreadsDoNotChangeAProduct) {
+class LinearThreadsTest : public ::testing::TestWithParam<DType> {};
+INSTANTIATE_TEST_SUITE_P(Types, LinearThreadsTest, ::testing::Values(DType::kBF16, DType::kQ4_1),
+                         [](const auto& info) { return TypeName(info.param); });
+
+TEST_P(LinearThreadsTest, ThreadsDoNotChangeAProduct) {
   std::mt19937 random(3);
   for (const int64_t rows : {1, 6, 65}) {
-    const Product product(random, {rows, 300, {200, 111}}, DType::kBF16, DType::kF32);
+    const Product product(random, {rows, 320, {200, 111}}, GetParam(), DType::kF32);
     Device one(MakeCpuKernels(1));
     const Values expected = product.Run(one, MatMulOut::kF32, true);
     for (const int threads : {2, 3, 5}) {
@@ -223,11 +245,25 @@ TEST(LinearThreadsTest, ThreadsDoNotChangeAProduct) {
   }
 }
 
+TEST_P(LinearTest, RefusesToStackPartsThatDiffer) {
+  ::testing::FLAGS_gtest_death_test_style = "threadsafe";
+  const std::vector<std::byte> zeros(4096);
+  const auto load = [&](const HostMatrix& second) {
+    const HostMatrix parts[] = {{zeros.data(), 2, 64, DType::kQ4_0}, second};
+    Device(GetParam())->LoadMatrix(parts);
+  };
+  load({zeros.data(), 1, 64, DType::kQ4_0});
+  EXPECT_DEATH(load({zeros.data(), 1, 64, DType::kQ4_1}), "check failed");
+  EXPECT_DEATH(load({zeros.data(), 1, 32, DType::kQ4_0}), "check failed");
+}
+
 TEST_P(LinearTest, EmbedCopiesRowsExactly) {
   std::mt19937 random(4);
   const Step step(random, MixedShapes(), 53);
-  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
-    for (const int64_t cols : {int64_t{1}, int64_t{64}, int64_t{75}}) {
+  for (const DType type : WeightTypes()) {
+    for (const int64_t cols : {int64_t{1}, int64_t{75}, int64_t{768}}) {
+      if (cols % BlockOf(type).elements != 0) continue;
+      SCOPED_TRACE(TypeName(type) + " " + std::to_string(cols));
       Device device(GetParam());
       const Weights table(random, type, {50, 3}, cols);
       float* out = device.PlaceFloats(Values(step.num_tokens() * cols));

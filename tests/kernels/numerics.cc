@@ -11,7 +11,9 @@
 namespace everlong {
 
 std::string TypeName(DType type) {
-  return type == DType::kF32 ? "F32" : type == DType::kF16 ? "F16" : "BF16";
+  constexpr const char* kNames[] = {"F32",  "F16",  "BF16", "Q8_0", "Q4_0", "Q4_1",
+                                    "Q5_0", "Q5_1", "Q4K",  "Q5K",  "Q6K"};
+  return kNames[static_cast<int>(type)];
 }
 
 Values RoundTo(DType type, Values values) {

@@ -1,0 +1,36 @@
+// Random weight matrices of every type, as a checkpoint holds them and as values.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <random>
+#include <vector>
+
+#include "tests/kernels/device.h"
+
+namespace everlong {
+
+std::vector<DType> PlainTypes();
+std::vector<DType> QuantizedTypes();
+std::vector<DType> WeightTypes();
+
+// Blocks of random codes and factors whose scales and minimums are anything but infinite.
+std::vector<std::byte> RandomRows(std::mt19937& random, DType type, int64_t rows, int64_t cols);
+
+// Matrices of equal width, stacked.
+struct Weights {
+  Weights(std::mt19937& random, DType type, const std::vector<int64_t>& part_rows, int64_t cols);
+
+  // From parts that stand at odd bytes.
+  Matrix LoadInto(Device& device) const;
+
+  DType type;
+  std::vector<int64_t> part_rows;
+  int64_t cols;
+  int64_t rows = 0;
+  std::vector<std::byte> bytes;
+  Values values;
+  Values magnitudes;  // of a value, or of the two terms that it is the sum of
+};
+
+}  // namespace everlong

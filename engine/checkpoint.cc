@@ -10,6 +10,7 @@
 #include "engine/json_object.h"
 #include "engine/safetensors.h"
 #include "engine/status.h"
+#include "engine/synthetic_checkpoint.h"
 #include "fmt/format.h"
 
 namespace everlong {
@@ -231,6 +232,7 @@ absl::StatusOr<std::string> FindGguf(const fs::path& directory) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& path) {
+  if (path.starts_with(kSyntheticPrefix)) return OpenSynthetic(path);
   std::error_code ignored;
   if (fs::is_regular_file(path, ignored)) return OpenGguf(path);
   if (!Exists(fs::path(path) / "config.json")) {

@@ -17,8 +17,8 @@ class Checkpoint {
   virtual ~Checkpoint() = default;
 
   // A directory as Hugging Face publishes it (config.json, *.safetensors, tokenizer.json ...), a
-  // GGUF file or a directory with one. Damaged or unsupported files give INVALID_ARGUMENT (or
-  // NOT_FOUND) naming the file, the tensor and the reason.
+  // GGUF file or a directory with one, or a name as OpenSynthetic takes it. Damaged or unsupported
+  // files give INVALID_ARGUMENT (or NOT_FOUND) naming the file, the tensor and the reason.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& path);
 
   virtual const ModelConfig& config() const = 0;

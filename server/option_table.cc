@@ -125,7 +125,7 @@ std::vector<Option> MakeTable() {
   const E engine;
   const auto text = [](auto number) { return fmt::to_string(number); };
   return {
-      {"model", "PATH", "", "Checkpoint directory as Hugging Face publishes it; required",
+      {"model", "PATH", "", "Checkpoint: Hugging Face directory or GGUF file; required",
        Text(&S::model)},
       {"listen", "HOST:PORT", "127.0.0.1:50051", "gRPC address; port 0 takes a free one",
        Address(&S::listen)},

@@ -16,7 +16,7 @@
 namespace everlong {
 
 struct ServerOptions {
-  std::string model;           // checkpoint directory
+  std::string model;           // a path or a name, as Checkpoint::Open takes it
   std::string listen;          // host:port of gRPC; port 0 takes a free one
   std::string metrics_listen;  // host:port of /metrics
   std::string device;          // "cpu", "cuda" or "auto"

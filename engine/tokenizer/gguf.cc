@@ -22,6 +22,10 @@ constexpr char kTypes[] = "tokenizer.ggml.token_type";
 constexpr char kScores[] = "tokenizer.ggml.scores";
 constexpr char kMerges[] = "tokenizer.ggml.merges";
 
+// Longer tokens are not made of others, so that a damaged file does not take forever; SentencePiece
+// learns none of more than some tens of bytes.
+constexpr size_t kMaxMergedBytes = 1024;
+
 // What SentencePiece writes for a space.
 constexpr std::string_view kSpace = "\u2581";
 
@@ -277,7 +281,7 @@ absl::Status Writer::AppendScoredMerges() {
                    [&](int32_t a, int32_t b) { return scores[a] > scores[b]; });
   for (const int32_t id : by_score) {
     const std::string_view token = tokens_[id];
-    size_t at = 0;
+    size_t at = token.size() <= kMaxMergedBytes ? 0 : token.size();
     while (at < token.size()) {
       NextCodePoint(token, &at);
       const std::string_view left = token.substr(0, at), right = token.substr(at);

@@ -107,7 +107,7 @@ class EngineLoop final : public Engine {
   void Admit(std::unique_ptr<ActiveRequest> active, int64_t requests_ahead);
   void EndExpired();
   void ForkReady();
-  Schedule Plan() const;
+  const Schedule& Plan();
   void Preempt(const Schedule& plan);
   void BuildBatch(const Schedule& plan);
   bool RunBatch();
@@ -132,6 +132,8 @@ class EngineLoop final : public Engine {
   std::map<RequestId, std::unique_ptr<ActiveRequest>> requests_;
   std::vector<std::unique_ptr<Sequence>> sequences_;  // in rank order
   std::vector<std::pair<RequestId, int32_t>> finished_samples_;
+  std::vector<SequenceView> views_;  // of sequences_
+  Scheduler scheduler_;
   Batch batch_;
   std::vector<PageCopy> copies_;
   std::vector<int32_t> free_slots_;  // of Selection, for running sequences
@@ -211,7 +213,7 @@ bool EngineLoop::Step() {
   TakeInbox();
   if (!ended_.empty()) Publish();
   ForkReady();
-  const Schedule plan = Plan();
+  const Schedule& plan = Plan();
   Preempt(plan);
   BuildBatch(plan);
   const bool ran = !batch_.empty() && RunBatch();
@@ -284,21 +286,20 @@ void EngineLoop::ForkReady() {
   }
 }
 
-Schedule EngineLoop::Plan() const {
-  std::vector<SequenceView> views;
-  views.reserve(sequences_.size());
+const Schedule& EngineLoop::Plan() {
+  views_.clear();
   for (const auto& sequence : sequences_) {
     const Session& s = sequence->session;
-    views.push_back({.pending = sequence->num_pending(),
-                     .stored = s.stored,
-                     .own_pages = OwnPages(s, pool_),
-                     .writes_shared_page = WritesSharedPage(s, pool_),
-                     .holds_pages = !s.pages.empty(),
-                     .running = sequence->running,
-                     .paused = requests_.at(sequence->request_id)->sink->Backlogged()});
+    views_.push_back({.pending = sequence->num_pending(),
+                      .stored = s.stored,
+                      .own_pages = OwnPages(s, pool_),
+                      .writes_shared_page = WritesSharedPage(s, pool_),
+                      .holds_pages = !s.pages.empty(),
+                      .running = sequence->running,
+                      .paused = requests_.at(sequence->request_id)->sink->Backlogged()});
   }
-  return ScheduleStep(
-      views, pool_.num_free(),
+  return scheduler_.Plan(
+      views_, pool_.num_free(),
       {.max_batch_tokens = options().max_batch_tokens, .max_running = options().max_running});
 }
 

@@ -9,6 +9,7 @@
 #include <variant>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "engine/attention_policy.h"
@@ -81,7 +82,7 @@ struct PrefillEvent {
 struct OutputEvent {
   int32_t sample = 0;
   std::string text;  // may be empty while a sequence or a stop string is undecided
-  std::vector<int32_t> token_ids;
+  absl::InlinedVector<int32_t, 1> token_ids;
   std::vector<PositionLogprobs> logprobs;  // one per token id where asked for
 };
 

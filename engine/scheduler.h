@@ -1,4 +1,4 @@
-// Which sequences get how many tokens in the next step. A pure function of what it is given.
+// Which sequences get how many tokens in the next step.
 #pragma once
 
 #include <cstdint>
@@ -35,7 +35,29 @@ struct Schedule {
 // read. A sequence that needs a page where none is free preempts the worst-ranked one below it that
 // holds pages; so the best-ranked always advances. A paused sequence keeps its pages and its place
 // only while nobody else needs them: a slow reader delays nobody.
-Schedule ScheduleStep(std::span<const SequenceView> sequences, int64_t free_pages,
-                      const SchedulerLimits& limits);
+//
+// Plans follow from what they are given alone; memory is kept between them.
+class Scheduler {
+ public:
+  // Valid until the next call.
+  const Schedule& Plan(std::span<const SequenceView> sequences, int64_t free_pages,
+                       const SchedulerLimits& limits);
+
+ private:
+  void Admit();
+  void ShareBudget();
+  void ClaimPages();
+  int32_t PreemptPaused();
+  bool PreemptBelow(size_t i);
+  void Preempt(size_t victim);
+
+  std::span<const SequenceView> sequences_;
+  SchedulerLimits limits_;
+  int64_t free_pages_ = 0;
+  std::vector<bool> running_;    // [sequences]
+  std::vector<bool> preempted_;  // [sequences]
+  std::vector<size_t> reading_;
+  Schedule plan_;
+};
 
 }  // namespace everlong

@@ -68,8 +68,10 @@ EngineStats::EngineStats()
       attended_ratio(RatioBuckets()) {}
 
 void EngineStats::ObserveFidelity(std::span<const LayerFidelity> layers) {
-  layer_recall.resize(layers.size(), Histogram(RecallBuckets()));
-  layer_error.resize(layers.size(), Histogram(ErrorBuckets()));
+  if (layer_recall.empty()) {
+    layer_recall.resize(layers.size(), Histogram(RecallBuckets()));
+    layer_error.resize(layers.size(), Histogram(ErrorBuckets()));
+  }
   for (size_t i = 0; i < layers.size(); ++i) {
     layer_recall[i].Observe(layers[i].recall);
     layer_error[i].Observe(layers[i].error);

@@ -24,6 +24,11 @@ SequenceView Waiting(int64_t pending) {
   return {.pending = pending};
 }
 
+Schedule ScheduleStep(std::span<const SequenceView> sequences, int64_t free_pages,
+                      const SchedulerLimits& limits) {
+  return Scheduler().Plan(sequences, free_pages, limits);
+}
+
 int64_t Total(const Schedule& plan) {
   return std::accumulate(plan.tokens.begin(), plan.tokens.end(), int64_t{0});
 }

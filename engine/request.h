@@ -113,7 +113,7 @@ struct SampleFinishedEvent {
 struct AttentionUse {
   int64_t decode_steps = 0;                     // samples count each
   double attended_ratio = 1.0;                  // tokens read over tokens there, mean
-  std::array<int64_t, kMaxStages> refreshes{};  // of each stage, in the first sparse layer class
+  std::array<int64_t, kMaxStages> refreshes{};  // of each stage, in the first sparse layer
   int64_t selected_blocks = 0;          // by refreshes but the first, all layers and KV heads
   int64_t reused_blocks = 0;            // of these, blocks that had been selected before
   int64_t compared_tokens = 0;          // output tokens that were compared with dense attention

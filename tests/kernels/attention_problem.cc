@@ -120,38 +120,46 @@ void AttentionProblem::ForgetWhatNothingReads() {
   }
 }
 
-Values AttentionProblem::Run(Device& device, const Step& part, int32_t first_row,
-                             Values* lse) const {
-  const int64_t stride = out_width() + int64_t{2} * shape.kv_heads * shape.head_dim;
-  Values rows(part.num_tokens() * stride, kNan);
-  for (int32_t i = 0; i < part.num_tokens(); ++i) {
-    std::copy_n(q.begin() + (first_row + i) * out_width(), out_width(), rows.begin() + i * stride);
-  }
+AttentionArgs AttentionProblem::Place(Device& device) const {
   AttentionArgs args = {
       .cache = cache.shape,
       .selection = selection.Place(device),
       .rope = {.inv_freq = shape.rotate ? inv_freq.data() : nullptr, .scale = shape.rope_scale},
-      .q = device.PlaceActivations(rows),
-      .out = device.PlaceActivations(Values(part.num_tokens() * out_width())),
-      .q_stride = stride,
+      .q_stride = out_width() + int64_t{2} * shape.kv_heads * shape.head_dim,
       .layer = kLayer,
       .q_heads = shape.q_heads,
       .scale = scale,
       .rotate = shape.rotate};
   args.cache.base = device.Place(cache.bytes);
+  return args;
+}
+
+Values AttentionProblem::Run(Device& device, AttentionArgs placed, const Step& part,
+                             int32_t first_row, Values* lse) const {
+  Values rows(part.num_tokens() * placed.q_stride, kNan);
+  for (int32_t i = 0; i < part.num_tokens(); ++i) {
+    std::copy_n(q.begin() + (first_row + i) * out_width(), out_width(),
+                rows.begin() + i * placed.q_stride);
+  }
+  placed.q = device.PlaceActivations(rows);
+  placed.out = device.PlaceActivations(Values(part.num_tokens() * out_width()));
   const int64_t num_queries = part.num_tokens() * int64_t{shape.q_heads};
-  if (lse != nullptr) args.lse = device.PlaceFloats(Values(num_queries));
+  if (lse != nullptr) placed.lse = device.PlaceFloats(Values(num_queries));
   device->BeginStep(part.Layout());
-  device->Attention(args);
-  Values out = device.ReadActivations(args.out, part.num_tokens() * out_width());
-  if (lse != nullptr) *lse = device.ReadFloats(args.lse, num_queries);
+  device->Attention(placed);
+  if (lse != nullptr) *lse = device.ReadFloats(placed.lse, num_queries);
+  return device.ReadActivations(placed.out, part.num_tokens() * out_width());
+}
+
+Values AttentionProblem::Run(Device& device, Values* lse) const {
+  Values out = Run(device, Place(device), step, 0, lse);
   device.FreePlaced();
   return out;
 }
 
 Values AttentionProblem::RunLse(Device& device) const {
   Values lse;
-  Run(device, step, 0, &lse);
+  Run(device, &lse);
   return lse;
 }
 
@@ -205,10 +213,12 @@ std::vector<double> AttentionProblem::NaiveScores(const QueryBlock& block, int32
   const auto num_read = static_cast<int64_t>(read.size());
 
   std::vector<double> scores(read.size());
+  std::vector<double> a;
+  int64_t turned_to = -1;
   for (int64_t i = 0; i < num_read; ++i) {
     const Seen seen =
         SeenPositions(block, step.position(block.sequence, row), read[i], i, num_read);
-    const std::vector<double> a = rotated(query, seen.query);
+    if (seen.query != turned_to) a = rotated(query, turned_to = seen.query);
     const std::vector<double> b =
         rotated(cache.At(KeyByte(block.sequence, read[i], KvHead(head))), seen.key);
     for (int64_t d = 0; d < dim; ++d) scores[i] += a[d] * b[d] * scale;
@@ -287,15 +297,14 @@ std::vector<double> AttentionProblem::Bound(Device& reference, DType type) const
 
 // The largest score and the sum of weights relative to it may both be rounded; of the sum, at most
 // the number of keys, a logarithm is taken.
-std::vector<double> AttentionProblem::LseBound() const {
-  const Values exact = NaiveLse();
+std::vector<double> AttentionProblem::LseBound(const Values& lse) const {
   std::vector<double> bound = SumErrors();
   ForEachQuery([&](const QueryBlock& block, int32_t row, int32_t head) {
     const size_t i = row * shape.q_heads + head;
     const double log_keys = std::log(
         static_cast<double>(ReadPositions(step, block, row, Selected(block, KvHead(head))).size()));
     bound[i] = -std::log1p(-bound[i]) + Gamma(kExpRoundings + 1) * log_keys +
-               Gamma(1) * (std::abs(exact[i]) + log_keys);
+               Gamma(1) * (std::abs(lse[i]) + log_keys);
   });
   return bound;
 }

@@ -43,9 +43,13 @@ struct AttentionProblem {
   const std::vector<int32_t>& Selected(const QueryBlock& block, int32_t kv_head) const;
   int64_t KeyByte(int32_t sequence, int64_t position, int32_t kv_head) const;
 
+  // Cache and selection on the device, until its FreePlaced.
+  AttentionArgs Place(Device& device) const;
   // Attention of `part`, whose queries begin at row `first_row` of q. Rows of no block are 0.
-  Values Run(Device& device, const Step& part, int32_t first_row, Values* lse = nullptr) const;
-  Values Run(Device& device) const { return Run(device, step, 0); }
+  Values Run(Device& device, AttentionArgs placed, const Step& part, int32_t first_row,
+             Values* lse = nullptr) const;
+  // Of all queries.
+  Values Run(Device& device, Values* lse = nullptr) const;
   Values RunLse(Device& device) const;
 
   // The definition: all scores of a query in memory at once, in double. `without` >= 0 leaves out
@@ -56,7 +60,7 @@ struct AttentionProblem {
   // The error bound of every element of a result, rounded to `type`. `reference` runs the same
   // problem with the values' magnitudes.
   std::vector<double> Bound(Device& reference, DType type) const;
-  std::vector<double> LseBound() const;
+  std::vector<double> LseBound(const Values& lse) const;
 
   std::mt19937 random{1};
   AttentionShape shape;

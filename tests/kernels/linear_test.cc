@@ -31,7 +31,8 @@ struct Product {
         bias(RandomValues(random, weights.rows)),
         before(RandomValues(random, shape.rows * (weights.rows + kGap), activation_type)) {}
 
-  Values Run(Device& device, MatMulOut mode, bool with_bias) const {
+  // `w` are the weights on the device.
+  Values Run(Device& device, const Matrix& w, MatMulOut mode, bool with_bias) const {
     Values spaced(rows * (weights.cols + kGap), kNan);
     for (int64_t r = 0; r < rows; ++r) {
       std::copy_n(x.begin() + r * weights.cols, weights.cols,
@@ -39,7 +40,7 @@ struct Product {
     }
     const bool activations = mode == MatMulOut::kActivations;
     void* out = activations ? device.PlaceActivations(before) : device.PlaceFloats(before);
-    device->MatMul({.w = weights.LoadInto(device),
+    device->MatMul({.w = w,
                     .x = device.PlaceActivations(spaced),
                     .bias = with_bias ? device.PlaceFloats(bias) : nullptr,
                     .out = out,
@@ -120,12 +121,15 @@ TEST_P(MatMulTest, AgreesWithReferenceInEveryMode) {
   Device reference(MakeReferenceKernels());
   std::mt19937 random(1);
   const Product product(random, shape, weight_type, device.activation_type());
+  const Matrix w = product.weights.LoadInto(device);
+  const Matrix reference_w = product.weights.LoadInto(reference);
   for (const MatMulOut mode : {MatMulOut::kActivations, MatMulOut::kF32, MatMulOut::kAddF32}) {
     for (const bool with_bias : {false, true}) {
       SCOPED_TRACE(::testing::Message() << "mode " << int(mode) << ", bias " << with_bias);
       const DType out_type =
           mode == MatMulOut::kActivations ? device.activation_type() : DType::kF32;
-      ExpectWithin(product.Run(device, mode, with_bias), product.Run(reference, mode, with_bias),
+      ExpectWithin(product.Run(device, w, mode, with_bias),
+                   product.Run(reference, reference_w, mode, with_bias),
                    product.Bound(mode, with_bias, out_type));
     }
   }
@@ -149,9 +153,10 @@ TEST_P(QuantizedMatMulTest, AgreesWithReference) {
   Device reference(MakeReferenceKernels());
   std::mt19937 random(1);
   const Product product(random, shape, type, device.activation_type());
-  ExpectWithin(product.Run(device, MatMulOut::kAddF32, true),
-               product.Run(reference, MatMulOut::kAddF32, true),
-               product.Bound(MatMulOut::kAddF32, true, DType::kF32));
+  const auto run = [&](Device& d) {
+    return product.Run(d, product.weights.LoadInto(d), MatMulOut::kAddF32, true);
+  };
+  ExpectWithin(run(device), run(reference), product.Bound(MatMulOut::kAddF32, true, DType::kF32));
 }
 
 class LinearTest : public ::testing::TestWithParam<Backend> {};
@@ -237,10 +242,13 @@ TEST_P(LinearThreadsTest, ThreadsDoNotChangeAProduct) {
   for (const int64_t rows : {1, 6, 65}) {
     const Product product(random, {rows, 320, {200, 111}}, GetParam(), DType::kF32);
     Device one(MakeCpuKernels(1));
-    const Values expected = product.Run(one, MatMulOut::kF32, true);
+    const auto run = [&](Device& d) {
+      return product.Run(d, product.weights.LoadInto(d), MatMulOut::kF32, true);
+    };
+    const Values expected = run(one);
     for (const int threads : {2, 3, 5}) {
       Device several(MakeCpuKernels(threads));
-      ExpectSameBits(product.Run(several, MatMulOut::kF32, true), expected);
+      ExpectSameBits(run(several), expected);
     }
   }
 }

@@ -35,19 +35,22 @@ class Server:
         self.process.wait()
         self.folder.cleanup()
 
-    def client(self, command, text, *arguments):
-        """What `everlong COMMAND --json` prints for this text, a dictionary for each line."""
+    def client(self, command, *arguments, text=""):
+        """What `everlong COMMAND --json` prints, a dictionary for each line."""
         run = subprocess.run(
-            [self.binaries / "everlong", command, "--server", self.grpc, "--json", *arguments, "-"],
+            [self.binaries / "everlong", command, "--server", self.grpc, "--json", *arguments],
             check=True, stdout=subprocess.PIPE, text=True, input=text)
         return [json.loads(line) for line in run.stdout.splitlines()]
 
     def generate(self, text, *arguments):
         """The events of one request, greedy."""
-        return self.client("generate", text, "--temperature", "0", *arguments)
+        return self.client("generate", "--temperature", "0", *arguments, "-", text=text)
 
     def tokenize(self, text):
-        return self.client("tokenize", text)[0]["tokenIds"]
+        return self.client("tokenize", "-", text=text)[0]["tokenIds"]
+
+    def model(self):
+        return self.client("models")[0]["models"][0]
 
 
 def finished(events):

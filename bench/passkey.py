@@ -10,6 +10,6 @@ def passkey(tokens, depth, seed=1):
     key = str(random.Random(f"{tokens} {depth} {seed}").randrange(10000, 100000))
     sentences = (tokens - 60) // 24
     before = round(depth * sentences)
-    return ("There is important information hidden inside a lot of irrelevant text. Find it and memorize "
-            f"it. {FILLER * before}The pass key is {key}. Remember it. {key} is the pass key. "
+    return ("There is important information hidden inside a lot of irrelevant text. Find it and "
+            f"memorize it. {FILLER * before}The pass key is {key}. Remember it. {key} is the pass key. "
             f"{FILLER * (sentences - before)}What is the pass key? The pass key is "), key

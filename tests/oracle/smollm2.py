@@ -42,7 +42,8 @@ def fetch():
 
 
 def load_oracle(folder):
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=FILE, dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=FILE,
+                                                              dtype=torch.float32)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=FILE)
     # What transformers' reader of GGUF forgets of this family's pre-tokenizer.
     steps = tokenizers.pre_tokenizers

@@ -1,5 +1,5 @@
-"""SmolLM2-135M-Instruct, as scripts/fetch-model fetches it (GGUF, Q4_1), against fp32 on the weights that
-the file stands for: logits, greedy answers, and a pass key found in long prompts.
+"""SmolLM2-135M-Instruct, as scripts/fetch-model fetches it (GGUF, Q4_1), against fp32 on the weights
+that the file stands for: logits, greedy answers, and a pass key found in long prompts.
 
 The logits may differ by a mean KL divergence of 1e-3. To second order that is half the variance of the
 difference between two log probabilities. Where a greedy answer takes another token than fp32 would,

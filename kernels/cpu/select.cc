@@ -121,12 +121,21 @@ int64_t CountCommon(std::span<const int32_t> a, std::span<const int32_t> b) {
   return common;
 }
 
+const std::byte* Key(const SelectArgs& args, const Choice& choice, int64_t head, int64_t position) {
+  const int64_t page = choice.sequence->pages[position / kPageTokens];
+  return KeyAddress(args.cache, args.layer, page, head, position % kPageTokens);
+}
+
 void Gather(const SelectArgs& args, const Choice& choice, int64_t head, int64_t position,
             const Turn* turn, float* key) {
-  const int64_t page = choice.sequence->pages[position / kPageTokens];
-  LoadKey(KeyAddress(args.cache, args.layer, page, head, position % kPageTokens), args.cache.type,
-          args.cache.head_dim, turn == nullptr ? nullptr : turn->cos.data(),
+  LoadKey(Key(args, choice, head, position), args.cache.type, args.cache.head_dim,
+          turn == nullptr ? nullptr : turn->cos.data(),
           turn == nullptr ? nullptr : turn->sin.data(), key);
+}
+
+void Prefetch(const std::byte* from, int64_t bytes) {
+  constexpr int64_t kLineBytes = 64;
+  for (int64_t at = 0; at < bytes; at += kLineBytes) __builtin_prefetch(from + at);
 }
 
 }  // namespace
@@ -235,24 +244,41 @@ class Select::Probing {
     }
   }
 
-  // scores[i] = score of the key at lows[i] + offset.
+  // scores[i] = score of the key at lows[i] + offset. Keys lie far apart: while some are scored,
+  // the next are fetched.
   void Probe(int64_t offset, const std::vector<float>& columns, std::vector<float>& scores) {
     const auto n = static_cast<int64_t>(w_.chunks.size());
     scores.assign(n, kNone);
     w_.keys.resize(kGatheredKeys * dim_);
     float gathered[kGatheredKeys];
+    Fetch(offset, 0);
     for (int64_t first = 0; first < n; first += kGatheredKeys) {
       const int64_t count = std::min(kGatheredKeys, n - first);
       for (int64_t head = choice_.first_head; head < choice_.end_head; ++head) {
         for (int64_t i = first; i < first + count; ++i) {
-          const int64_t position = std::min(w_.lows[i] + offset, choice_.block->window_begin - 1);
-          Gather(args_, choice_, head, position, KeyTurn(i), w_.keys.data() + (i - first) * dim_);
+          Gather(args_, choice_, head, ProbedAt(i, offset), KeyTurn(i),
+                 w_.keys.data() + (i - first) * dim_);
         }
+        if (head == choice_.first_head) Fetch(offset, first + kGatheredKeys);
         ScoreKeys(Columns(columns, head), w_.keys.data(), count, gathered);
         for (int64_t i = 0; i < count; ++i) {
           if (w_.lows[first + i] + offset >= choice_.block->window_begin) continue;
           scores[first + i] = std::max(scores[first + i], gathered[i]);
         }
+      }
+    }
+  }
+
+  int64_t ProbedAt(int64_t i, int64_t offset) const {
+    return std::min(w_.lows[i] + offset, choice_.block->window_begin - 1);
+  }
+
+  void Fetch(int64_t offset, int64_t first) const {
+    const int64_t bytes = dim_ * ByteSize(args_.cache.type);
+    const int64_t end = std::min(first + kGatheredKeys, static_cast<int64_t>(w_.lows.size()));
+    for (int64_t head = choice_.first_head; head < choice_.end_head; ++head) {
+      for (int64_t i = first; i < end; ++i) {
+        Prefetch(Key(args_, choice_, head, ProbedAt(i, offset)), bytes);
       }
     }
   }

@@ -27,7 +27,9 @@ namespace {
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 constexpr int64_t kPooledRows = 4;
 // Pages that one task scans: enough to outlast its start.
-constexpr int64_t kScanPages = 32;
+constexpr int64_t kScanPages = 128;
+// By so many pages a scan fetches ahead.
+constexpr int64_t kPagesAhead = 2;
 // Keys that are gathered, then scored together; they stay in the first cache.
 constexpr int64_t kGatheredKeys = 48;
 
@@ -74,24 +76,44 @@ void LoadRows(const SelectArgs& args, const Choice& choice, int64_t head, bool p
   }
 }
 
-// Indices of the `count` largest scores, ascending; of equal ones the first.
-void Best(std::span<const float> scores, int64_t count, std::vector<uint64_t>& order,
+// A number whose order is that of scores.
+uint32_t Ordered(float score) {
+  const auto bits = std::bit_cast<uint32_t>(score + 0.0f);  // -0 becomes 0
+  return (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
+}
+
+// Indices of the `count` largest scores, ascending; of equal ones the first. Counting how many
+// scores share their upper bits tells which are among them whatever the rest; only those that share
+// the upper bits of the last one are put in order.
+void Best(std::span<const float> scores, int64_t count, Ranking& ranking,
           std::vector<int32_t>& best) {
+  constexpr int kLowerBits = 19;
   const auto size = static_cast<int64_t>(scores.size());
   best.resize(std::min(count, size));
-  if (count >= size) {
+  if (count == 0 || count >= size) {
     std::iota(best.begin(), best.end(), 0);
     return;
   }
-  order.resize(size);
+  ranking.counts.assign(size_t{1} << (32 - kLowerBits), 0);
+  for (const float score : scores) ++ranking.counts[Ordered(score) >> kLowerBits];
+  int64_t left = count;
+  uint32_t last = (1u << (32 - kLowerBits)) - 1;
+  while (ranking.counts[last] < left) left -= ranking.counts[last--];
+  ranking.ties.clear();
+  best.clear();
   for (int64_t i = 0; i < size; ++i) {
-    const auto bits = std::bit_cast<uint32_t>(scores[i] + 0.0f);  // -0 becomes 0
-    const uint32_t ordered = (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
-    order[i] = uint64_t{ordered} << 32 | (0xFFFFFFFFu - static_cast<uint32_t>(i));
+    const uint32_t ordered = Ordered(scores[i]);
+    if (ordered >> kLowerBits < last) continue;
+    if (ordered >> kLowerBits > last) {
+      best.push_back(static_cast<int32_t>(i));
+    } else {
+      ranking.ties.push_back(uint64_t{ordered} << 32 | (0xFFFFFFFFu - static_cast<uint32_t>(i)));
+    }
   }
-  std::nth_element(order.begin(), order.begin() + count, order.end(), std::greater<>());
-  for (int64_t i = 0; i < count; ++i) {
-    best[i] = static_cast<int32_t>(0xFFFFFFFFu - static_cast<uint32_t>(order[i]));
+  std::nth_element(ranking.ties.begin(), ranking.ties.begin() + left - 1, ranking.ties.end(),
+                   std::greater<>());
+  for (int64_t i = 0; i < left; ++i) {
+    best.push_back(static_cast<int32_t>(0xFFFFFFFFu - static_cast<uint32_t>(ranking.ties[i])));
   }
   std::sort(best.begin(), best.end());
 }
@@ -100,11 +122,11 @@ void Best(std::span<const float> scores, int64_t count, std::vector<uint64_t>& o
 void Dilate(std::span<const float> scores, int64_t reach, std::vector<float>& dilated) {
   const auto size = static_cast<int64_t>(scores.size());
   dilated.assign(scores.begin(), scores.end());
+  const float* from = scores.data();
+  float* to = dilated.data();
   for (int64_t d = 1; d <= reach; ++d) {
-    for (int64_t i = 0; i + d < size; ++i) {
-      dilated[i] = std::max(dilated[i], scores[i + d]);
-      dilated[i + d] = std::max(dilated[i + d], scores[i]);
-    }
+    for (int64_t i = 0; i + d < size; ++i) to[i] = std::max(to[i], from[i + d]);
+    for (int64_t i = d; i < size; ++i) to[i] = std::max(to[i], from[i - d]);
   }
 }
 
@@ -133,9 +155,15 @@ void Gather(const SelectArgs& args, const Choice& choice, int64_t head, int64_t 
           turn == nullptr ? nullptr : turn->sin.data(), key);
 }
 
+// Into the second cache: what is fetched early would not stay in the first.
 void Prefetch(const std::byte* from, int64_t bytes) {
   constexpr int64_t kLineBytes = 64;
-  for (int64_t at = 0; at < bytes; at += kLineBytes) __builtin_prefetch(from + at);
+  for (int64_t at = 0; at < bytes; at += kLineBytes) __builtin_prefetch(from + at, 0, 2);
+}
+
+const std::byte* IndexHead(const SelectArgs& args, const Choice& choice, int64_t head,
+                           int64_t page) {
+  return reference::IndexHeadAt(args.index, args.layer, choice.sequence->pages[page], head).codes;
 }
 
 }  // namespace
@@ -163,7 +191,7 @@ class Select::Probing {
       LoadColumns(stage.pool_rows, choice_.params->probes, 1);
       Descend(stage.chunk_tokens);
     }
-    Best(w_.sums, stage.keep_chunks, w_.order, w_.kept);
+    Best(w_.sums, stage.keep_chunks, w_.ranking, w_.kept);
     for (int32_t& i : w_.kept) i = w_.chunks[i];
   }
 
@@ -411,33 +439,43 @@ void Select::Chunks(const SelectArgs& args, const Choice& choice, int32_t s, Wor
   Cut(kept, params.stages[s - 1].chunk_tokens / kBlockTokens, length, choice.end_block(), w.chunks);
 }
 
+// Pages one by one, all heads that choose from them: their index lies side by side.
 void Select::Scan(const SelectArgs& args, ThreadPool& pool) {
   struct Range {
-    size_t choice;
+    std::span<const Choice> choices;
+    const ScanQuery* queries;
     int64_t first_page;
     int64_t end_page;
   };
   const int64_t heads = args.cache.kv_heads;
+  if (queries_.size() < scanned_.size() * heads) queries_.resize(scanned_.size() * heads);
   thread_local std::vector<Range> ranges;
   ranges.clear();
-  for (size_t i = 0; i < scanned_.size(); ++i) {
-    const int64_t end = (scanned_[i].end_block() + kPageBlocks - 1) / kPageBlocks;
+  for (size_t i = 0, next = 0; i < scanned_.size(); i = next) {
+    while (next < scanned_.size() && scanned_[next].block == scanned_[i].block) ++next;
+    const int64_t end = scanned_[i].end_page();
     for (int64_t page = scanned_[i].first_block() / kPageBlocks; page < end; page += kScanPages) {
-      ranges.push_back({i, page, std::min(page + kScanPages, end)});
+      ranges.push_back({.choices = {&scanned_[i], next - i},
+                        .queries = &queries_[i * heads],
+                        .first_page = page,
+                        .end_page = std::min(page + kScanPages, end)});
     }
   }
   const std::vector<Range>& all_ranges = ranges;
-  if (queries_.size() < scanned_.size() * heads) queries_.resize(scanned_.size() * heads);
   pool.Run(static_cast<int64_t>(scanned_.size()), [&](int64_t i, int thread) {
     const Choice& choice = scanned_[i];
     for (int64_t head = choice.first_head; head < choice.end_head; ++head) {
       PrepareScan(args, choice, head, queries_[i * heads + head], workspaces_[thread]);
     }
   });
-  pool.Run(static_cast<int64_t>(all_ranges.size()), [&](int64_t i, int thread) {
+  pool.Run(static_cast<int64_t>(all_ranges.size()), [&](int64_t i, int) {
     const Range& range = all_ranges[i];
-    ScanRange(args, scanned_[range.choice], queries_.data() + range.choice * heads,
-              range.first_page, range.end_page, workspaces_[thread]);
+    for (int64_t page = range.first_page; page < range.end_page; ++page) {
+      const int64_t next = std::min(page + kPagesAhead, range.choices[0].end_page() - 1);
+      for (size_t c = 0; c < range.choices.size(); ++c) {
+        ScanOnePage(args, range.choices[c], range.queries + c * heads, page, next);
+      }
+    }
   });
   pool.Run(static_cast<int64_t>(scanned_.size()),
            [&](int64_t i, int thread) { ChooseScanned(args, scanned_[i], workspaces_[thread]); });
@@ -479,24 +517,21 @@ void Select::PrepareScan(const SelectArgs& args, const Choice& choice, int64_t h
   }
 }
 
-void Select::ScanRange(const SelectArgs& args, const Choice& choice, const ScanQuery* queries,
-                       int64_t first_page, int64_t end_page, Workspace& w) {
-  w.codes.resize(kPageTokens * args.cache.head_dim);
+void Select::ScanOnePage(const SelectArgs& args, const Choice& choice, const ScanQuery* queries,
+                         int64_t page, int64_t next) {
+  float blocks[kPageBlocks];
+  std::fill_n(blocks, kPageBlocks, kNone);
+  for (int64_t head = choice.first_head; head < choice.end_head; ++head) {
+    float best[kPageBlocks];
+    ScanPage(queries[head].view(args.cache.head_dim), IndexHead(args, choice, head, page),
+             IndexHead(args, choice, head, next), args.index.bits, best);
+    for (int64_t b = 0; b < kPageBlocks; ++b) blocks[b] = std::max(blocks[b], best[b]);
+  }
   float* scores = scores_.data() + choice.first_score;
-  for (int64_t page = first_page; page < end_page; ++page) {
-    float blocks[kPageBlocks];
-    std::fill_n(blocks, kPageBlocks, kNone);
-    for (int64_t head = choice.first_head; head < choice.end_head; ++head) {
-      const reference::IndexHeadView view =
-          reference::IndexHeadAt(args.index, args.layer, choice.sequence->pages[page], head);
-      ScanPage(queries[head].view(args.cache.head_dim), view.codes, args.index.bits, w.codes.data(),
-               blocks);
-    }
-    const int64_t begin = std::max(page * kPageBlocks, choice.first_block());
-    const int64_t end = std::min((page + 1) * kPageBlocks, choice.end_block());
-    for (int64_t b = begin; b < end; ++b) {
-      scores[b - choice.first_block()] = blocks[b - page * kPageBlocks];
-    }
+  const int64_t begin = std::max(page * kPageBlocks, choice.first_block());
+  const int64_t end = std::min((page + 1) * kPageBlocks, choice.end_block());
+  for (int64_t b = begin; b < end; ++b) {
+    scores[b - choice.first_block()] = blocks[b - page * kPageBlocks];
   }
 }
 
@@ -505,14 +540,14 @@ void Select::ChooseScanned(const SelectArgs& args, const Choice& choice, Workspa
   std::span<float> scores(scores_.data() + choice.first_score, choice.num_candidates());
   const auto first = static_cast<int32_t>(choice.first_block());
   if (params.rerank > 1) {
-    Best(scores, int64_t{params.keep_blocks} * params.rerank, w.order, w.kept);
+    Best(scores, int64_t{params.keep_blocks} * params.rerank, w.ranking, w.kept);
     for (int32_t& b : w.kept) b += first;
     Probing(args, choice, chunk_turns_, w).ScoreBlocks();
     std::fill(scores.begin(), scores.end(), kNone);
     for (size_t i = 0; i < w.kept.size(); ++i) scores[w.kept[i] - first] = w.sums[i];
   }
   Dilate(scores, params.dilation, w.scores);
-  Best(w.scores, params.keep_blocks, w.order, w.kept);
+  Best(w.scores, params.keep_blocks, w.ranking, w.kept);
   for (int32_t& b : w.kept) b += first;
   Store(args, choice, kFinalList, w.kept);
 }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/args.h"
+#include "kernels/cpu/scan_page.h"
 #include "kernels/cpu/select_scores.h"
 #include "kernels/cpu/step.h"
 #include "kernels/cpu/thread_pool.h"
@@ -29,7 +30,14 @@ struct Choice {
 
   int64_t first_block() const { return block->num_sinks / kBlockTokens; }
   int64_t end_block() const { return block->window_begin / kBlockTokens; }
+  int64_t end_page() const { return (end_block() + kPageBlocks - 1) / kPageBlocks; }
   int64_t num_candidates() const { return end_block() - first_block(); }
+};
+
+// Memory for finding the best of many scores.
+struct Ranking {
+  std::vector<int32_t> counts;  // by upper bits
+  std::vector<uint64_t> ties;
 };
 
 // Divides the selections of a step among threads: prompt blocks one by one, scans by ranges of
@@ -51,8 +59,7 @@ class Select {
     std::vector<int64_t> lows;
     std::vector<float> left, right;
     std::vector<int32_t> chunks, kept;
-    std::vector<uint64_t> order;
-    std::vector<uint8_t> codes;
+    Ranking ranking;
   };
   // The query rows of a scan and one of its heads.
   struct ScanQuery {
@@ -73,8 +80,8 @@ class Select {
   void Scan(const SelectArgs& args, ThreadPool& pool);
   void PrepareScan(const SelectArgs& args, const Choice& choice, int64_t head, ScanQuery& query,
                    Workspace& w);
-  void ScanRange(const SelectArgs& args, const Choice& choice, const ScanQuery* queries,
-                 int64_t first_page, int64_t end_page, Workspace& w);
+  void ScanOnePage(const SelectArgs& args, const Choice& choice, const ScanQuery* queries,
+                   int64_t page, int64_t next);
   void ChooseScanned(const SelectArgs& args, const Choice& choice, Workspace& w);
   void Store(const SelectArgs& args, const Choice& choice, int32_t list,
              std::span<const int32_t> blocks) const;

@@ -1,12 +1,11 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/select_scores.cc"
-#define HWY_WANT_AVX3_DL  // byte products
 #include "kernels/cpu/targets.h"
 // After targets.h.
 #include "hwy/foreach_target.h"
 // After foreach_target.h.
 #include <algorithm>
-#include <cstring>
+#include <limits>
 
 #include "kernels/check.h"
 #include "kernels/cpu/select_scores.h"
@@ -16,8 +15,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace everlong::cpu {
 namespace HWY_NAMESPACE {
-
-// --- stored keys ---
 
 template <class Format>
 HWY_INLINE void LoadRow(const std::byte* from, int64_t size, float* out) {
@@ -107,104 +104,6 @@ void ScoreKeyVectors(const RowColumns& rows, const float* keys, int64_t num_keys
   }
 }
 
-// --- the index ---
-
-// One byte for each code, in the order of their numbers: [head_dim / 4][256].
-template <int kBits>
-void UnpackCodes(const uint8_t* packed, int64_t num_groups, uint8_t* codes) {
-  constexpr int64_t kGroupBytes = 32 * kBits;
-  constexpr int64_t kVectorBytes = HWY_MIN(4 * kLanes, kGroupBytes);
-  const hn::CappedTag<uint8_t, kVectorBytes> u8;
-  const hn::Repartition<uint16_t, decltype(u8)> u16;
-  const auto mask = hn::Set(u8, static_cast<uint8_t>((1 << kBits) - 1));
-  for (int64_t g = 0; g < num_groups; ++g) {
-    for (int64_t at = 0; at < kGroupBytes; at += kVectorBytes) {
-      auto fields = hn::BitCast(u16, hn::LoadU(u8, packed + g * kGroupBytes + at));
-      for (int f = 0; f < 8 / kBits; ++f) {
-        hn::StoreU(hn::And(hn::BitCast(u8, fields), mask), u8,
-                   codes + g * 256 + f * kGroupBytes + at);
-        fields = hn::ShiftRight<kBits>(fields);
-      }
-    }
-  }
-}
-
-float Dot(const float* a, const float* b, int64_t size) {
-  Vec sum = hn::Zero(F32Tag());
-  int64_t i = 0;
-  for (; i + kLanes <= size; i += kLanes) sum = hn::MulAdd(F32::Load(a + i), F32::Load(b + i), sum);
-  float total = Sum(sum);
-  for (; i < size; ++i) total += a[i] * b[i];
-  return total;
-}
-
-inline constexpr int64_t kPageVectors = kPageTokens / kLanes;
-// Vectors of sums that are held at once.
-inline constexpr int64_t kScanVectors = HWY_MIN(4, kPageVectors);
-
-// Raises best[token] to the row's scores for kScanVectors vectors of tokens.
-HWY_INLINE void ScanRow(const ScanRows& rows, int64_t row, float mean, float middle,
-                        const uint8_t* codes, const float* scales, float* best) {
-  const F32Tag f32;
-  const I32Tag i32;
-  const int8_t* query = rows.bytes + row * rows.head_dim;
-  IntVec sums[kScanVectors];
-  for (IntVec& sum : sums) sum = hn::Zero(i32);
-  for (int64_t g = 0; g < rows.head_dim / 4; ++g) {
-    int32_t quad;
-    std::memcpy(&quad, query + 4 * g, sizeof(quad));
-    const IntVec broadcast = hn::Set(i32, quad);
-    HWY_UNROLL(4)
-    for (int64_t v = 0; v < kScanVectors; ++v) {
-      const ByteVec c = hn::LoadU(U8Tag(), codes + g * 256 + v * 4 * kLanes);
-      sums[v] = AddByteProducts(c, broadcast, sums[v]);
-    }
-  }
-  const Vec centre = hn::Set(f32, middle * static_cast<float>(rows.totals[row]));
-  for (int64_t v = 0; v < kScanVectors; ++v) {
-    const Vec centred = hn::Sub(hn::ConvertTo(f32, sums[v]), centre);
-    const Vec scale = hn::Mul(F32::Load(scales + v * kLanes), hn::Set(f32, rows.scales[row]));
-    const Vec score = hn::MulAdd(centred, scale, hn::Set(f32, mean));
-    float* at = best + v * kLanes;
-    hn::StoreU(hn::Max(score, F32::Load(at)), f32, at);
-  }
-}
-
-// Not inlined: clang 14 takes gigabytes where it knows the size.
-HWY_NOINLINE void WidenHalves(const std::byte* from, int64_t size, float* out) {
-  const auto* halves = reinterpret_cast<const uint16_t*>(from);
-  int64_t i = 0;
-  for (; i + kLanes <= size; i += kLanes) hn::StoreU(F16::Load(halves + i), F32Tag(), out + i);
-  for (; i < size; ++i) out[i] = F16ToF32(halves[i]);
-}
-
-void ScanPageVectors(const ScanRows& rows, const std::byte* head, int32_t bits, uint8_t* codes,
-                     float* scores) {
-  const int64_t num_groups = rows.head_dim / 4;
-  const auto* packed = reinterpret_cast<const uint8_t*>(head);
-  if (bits == 4) UnpackCodes<4>(packed, num_groups, codes);
-  if (bits == 2) UnpackCodes<2>(packed, num_groups, codes);
-  if (bits == 1) UnpackCodes<1>(packed, num_groups, codes);
-  const std::byte* scales_at = head + num_groups * 32 * bits;
-  float scales[kPageTokens];
-  float mean[kMaxScanDim];
-  float best[kPageTokens];
-  WidenHalves(scales_at, kPageTokens, scales);
-  WidenHalves(scales_at + 2 * kPageTokens, rows.head_dim, mean);
-  std::fill_n(best, kPageTokens, -std::numeric_limits<float>::infinity());
-  const float middle = static_cast<float>((1 << bits) - 1) / 2;
-  for (int64_t row = 0; row < rows.num_rows; ++row) {
-    const float mean_score = Dot(rows.rows + row * rows.head_dim, mean, rows.head_dim);
-    for (int64_t t = 0; t < kPageTokens; t += kScanVectors * kLanes) {
-      ScanRow(rows, row, mean_score, middle, codes + 4 * t, scales + t, best + t);
-    }
-  }
-  for (int64_t b = 0; b < kPageBlocks; ++b) {
-    const float* tokens = best + b * kBlockTokens;
-    scores[b] = std::max(scores[b], *std::max_element(tokens, tokens + kBlockTokens));
-  }
-}
-
 }  // namespace HWY_NAMESPACE
 }  // namespace everlong::cpu
 HWY_AFTER_NAMESPACE();
@@ -216,7 +115,6 @@ namespace everlong::cpu {
 
 HWY_EXPORT(ScoreKeyVectors);
 HWY_EXPORT(LoadKeyVectors);
-HWY_EXPORT(ScanPageVectors);
 
 void ScoreKeys(RowColumns rows, const float* keys, int64_t num_keys, float* scores) {
   HWY_DYNAMIC_DISPATCH(ScoreKeyVectors)(rows, keys, num_keys, scores);
@@ -234,12 +132,6 @@ void LoadKey(const std::byte* from, DType type, int64_t head_dim, const float* c
     out[i] = cos == nullptr ? a : a * cos[i] - b * sin[i];
     out[half + i] = cos == nullptr ? b : b * cos[i] + a * sin[i];
   }
-}
-
-void ScanPage(const ScanRows& rows, const std::byte* head, int32_t bits, uint8_t* codes,
-              float* scores) {
-  EVERLONG_CHECK(rows.head_dim % 4 == 0 && rows.head_dim <= kMaxScanDim);
-  HWY_DYNAMIC_DISPATCH(ScanPageVectors)(rows, head, bits, codes, scores);
 }
 
 }  // namespace everlong::cpu

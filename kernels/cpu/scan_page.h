@@ -1,0 +1,26 @@
+// Scores of the keys of an index page against the query rows of one selection, compiled once per
+// target.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace everlong::cpu {
+
+// Query rows for the scan: bytes q ~ scale * byte. Sums are exact, so that a block's score depends
+// on neither target nor thread.
+struct ScanRows {
+  const float* rows;      // [num_rows][head_dim], for the page's mean
+  const int8_t* bytes;    // [num_rows][head_dim]
+  const float* scales;    // [num_rows]
+  const int32_t* totals;  // [num_rows], of the bytes
+  int64_t num_rows;
+  int64_t head_dim;  // a multiple of 4
+};
+
+// scores[8], one for each block of an index page's head: the best of their tokens over all rows.
+// Meanwhile memory fetches `next`, another head of a page.
+void ScanPage(const ScanRows& rows, const std::byte* head, const std::byte* next, int32_t bits,
+              float* scores);
+
+}  // namespace everlong::cpu

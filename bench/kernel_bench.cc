@@ -218,9 +218,9 @@ void Bench::QuantizedTypes() {
     }
   };
   PrintMatVecHeader();
-  each([&](DType type) { MatVec(g, "gate_up", 2 * g.intermediate, g.hidden, type); });
+  each([&](DType type) { MatVec(g, "qkv", g.qkv_width(), g.hidden, type); });
   PrintGemmHeader();
-  each([&](DType type) { Gemm(g, "gate_up", 2 * g.intermediate, g.hidden, type); });
+  each([&](DType type) { Gemm(g, "qkv", g.qkv_width(), g.hidden, type); });
 }
 
 // One sequence of `tokens` new tokens after `context`, attended densely.

@@ -3,7 +3,11 @@
 
 #include <bit>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
+
+#include "kernels/args.h"
 
 namespace everlong {
 
@@ -40,6 +44,27 @@ inline uint16_t F32ToF16(float value) {
   }
   const uint32_t odd = (magnitude >> 13) & 1;
   return sign | static_cast<uint16_t>((magnitude + 0xFFF + odd - 0x38000000u) >> 13);
+}
+
+// One element of a plain type, at any byte.
+inline float ReadElement(const std::byte* from, DType type) {
+  if (type == DType::kF32) {
+    float value;
+    std::memcpy(&value, from, sizeof(value));
+    return value;
+  }
+  uint16_t bits;
+  std::memcpy(&bits, from, sizeof(bits));
+  return type == DType::kF16 ? F16ToF32(bits) : BF16ToF32(bits);
+}
+
+inline void WriteElement(std::byte* to, DType type, float value) {
+  if (type == DType::kF32) {
+    std::memcpy(to, &value, sizeof(value));
+    return;
+  }
+  const uint16_t bits = type == DType::kF16 ? F32ToF16(value) : F32ToBF16(value);
+  std::memcpy(to, &bits, sizeof(bits));
 }
 
 }  // namespace everlong

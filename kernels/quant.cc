@@ -140,12 +140,10 @@ void DequantizeRow(DType type, const void* row, int64_t cols, float* out) {
   const BlockShape block = BlockOf(type);
   EVERLONG_CHECK(cols % block.elements == 0);
   for (int64_t i = 0; i < cols; i += block.elements, from += block.bytes) {
-    if (type == DType::kF32) {
-      std::memcpy(&out[i], from, sizeof(float));
-    } else if (IsQuantized(type)) {
+    if (IsQuantized(type)) {
       DequantizeBlock(type, from, out + i);
     } else {
-      out[i] = type == DType::kF16 ? F16ToF32(ReadHalf(from)) : BF16ToF32(ReadHalf(from));
+      out[i] = ReadElement(from, type);
     }
   }
 }

@@ -156,6 +156,13 @@ double SumExp(std::span<const float> x, float shift, double factor) {
   return sum;
 }
 
+void RowSampler::Reserve(const SampleArgs& args) {
+  candidates_.reserve(args.vocab);
+  for (int32_t row = 0; row < args.rows; ++row) {
+    given_.reserve(args.params[row].adjust_end - args.params[row].adjust_begin);
+  }
+}
+
 void RowSampler::Sample(const SampleArgs& args, int32_t row) {
   const SampleParams& params = args.params[row];
   const std::span<float> logits(args.logits + int64_t{row} * args.vocab, args.vocab);

@@ -39,6 +39,9 @@ class RowSampler {
   // `sum_exp` is the only arithmetic over a whole row: a backend may pass a faster one.
   explicit RowSampler(SumExpFunction sum_exp = SumExp) : sum_exp_(sum_exp) {}
 
+  // Makes room for any row of `args`: Sample allocates nothing afterwards.
+  void Reserve(const SampleArgs& args);
+
   // Fills the outputs of `row`. The row of logits is left as given, but for NaN and +infinity.
   void Sample(const SampleArgs& args, int32_t row);
 

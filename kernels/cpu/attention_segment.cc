@@ -12,7 +12,7 @@
 #include "kernels/cpu/attention_segment.h"
 #include "kernels/cpu/attention_tile-inl.h"
 #include "kernels/cpu/key_tile-inl.h"
-#include "kernels/cpu/kv_address.h"
+#include "kernels/kv_address.h"
 
 #ifndef EVERLONG_KERNELS_CPU_ATTENTION_SCRATCH_
 #define EVERLONG_KERNELS_CPU_ATTENTION_SCRATCH_

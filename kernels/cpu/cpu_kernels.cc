@@ -8,13 +8,13 @@
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/index_keys.h"
-#include "kernels/cpu/kv_address.h"
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/select.h"
 #include "kernels/cpu/step.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/host_memory.h"
 #include "kernels/kernels.h"
+#include "kernels/kv_address.h"
 #include "kernels/sampling.h"
 
 namespace everlong {
@@ -55,7 +55,7 @@ class CpuKernels : public Kernels {
   void MatMul(const MatMulArgs& args) override { matmul_.Run(args, pool_); }
   void StoreKv(const StoreKvArgs& args) override { cpu::StoreKv(args, step_, pool_); }
 
-  void IndexKeys(const IndexKeysArgs& args) override { cpu::IndexKeys(args, step_, pool_); }
+  void IndexKeys(const IndexKeysArgs& args) override { index_keys_.Run(args, step_, pool_); }
   void Select(const SelectArgs& args) override { select_.Run(args, step_, pool_); }
   void Attention(const AttentionArgs& args) override { attention_.Run(args, step_, pool_); }
   void GatedActivation(const GatedActivationArgs& args) override {
@@ -63,6 +63,7 @@ class CpuKernels : public Kernels {
   }
 
   void Sample(const SampleArgs& args) override {
+    for (RowSampler& sampler : samplers_) sampler.Reserve(args);
     pool_.Run(args.rows, [&](int64_t row, int thread) {
       samplers_[thread].Sample(args, static_cast<int32_t>(row));
     });
@@ -75,11 +76,10 @@ class CpuKernels : public Kernels {
       const int64_t layer = task / args.num_pages;
       const int64_t from = args.from[task % args.num_pages];
       const int64_t to = args.to[task % args.num_pages];
-      std::memcpy(cpu::KeyAddress(cache, layer, to, 0, 0),
-                  cpu::KeyAddress(cache, layer, from, 0, 0), cache.PageBytes());
+      std::memcpy(KeyAddress(cache, layer, to, 0, 0), KeyAddress(cache, layer, from, 0, 0),
+                  cache.PageBytes());
       if (index.base == nullptr) return;
-      auto* pages = static_cast<std::byte*>(index.base) + layer * index.layer_stride_bytes;
-      std::memcpy(pages + to * index.PageBytes(), pages + from * index.PageBytes(),
+      std::memcpy(IndexHeadAt(index, layer, to, 0).codes, IndexHeadAt(index, layer, from, 0).codes,
                   index.PageBytes());
     });
   }
@@ -109,6 +109,7 @@ class CpuKernels : public Kernels {
   cpu::Step step_;
   cpu::MatMul matmul_;
   cpu::Attention attention_;
+  cpu::IndexKeys index_keys_;
   cpu::Select select_;
   std::vector<RowSampler> samplers_;  // [num_threads]
 };

@@ -8,9 +8,9 @@
 #include <cstring>
 
 #include "kernels/cpu/elementwise.h"
-#include "kernels/cpu/kv_address.h"
 #include "kernels/cpu/simd-inl.h"
 #include "kernels/dtype.h"
+#include "kernels/kv_address.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace everlong::cpu {

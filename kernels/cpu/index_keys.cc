@@ -3,13 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <vector>
 
-#include "kernels/cpu/kv_address.h"
 #include "kernels/cpu/select_scores.h"
 #include "kernels/dtype.h"
-#include "kernels/reference/step.h"
-
+#include "kernels/kv_address.h"
 namespace everlong::cpu {
 namespace {
 
@@ -35,30 +32,28 @@ float LevelDistance(const float* x, int64_t size, int32_t bits) {
   return static_cast<float>(bits == 2 ? std::sqrt(squares / n) : 2.0 * absolute / n);
 }
 
-void EncodeHead(const IndexKeysArgs& args, int64_t page, int64_t head) {
+// `keys` is room for the page's.
+void EncodeHead(const IndexKeysArgs& args, int64_t page, int64_t head, float* keys) {
   const KvCache& cache = args.cache;
   const KeyIndex& index = args.index;
   const int64_t dim = cache.head_dim;
-  thread_local std::vector<float> keys;
-  thread_local std::vector<double> sums;
-  keys.resize(kPageTokens * dim);
-  sums.assign(dim, 0.0);
   for (int64_t t = 0; t < kPageTokens; ++t) {
-    float* key = keys.data() + t * dim;
-    LoadKey(KeyAddress(cache, args.layer, page, head, t), cache.type, dim, nullptr, nullptr, key);
-    for (int64_t i = 0; i < dim; ++i) sums[i] += key[i];
+    LoadKey(KeyAddress(cache, args.layer, page, head, t), cache.type, dim, nullptr, nullptr,
+            keys + t * dim);
   }
-  const reference::IndexHeadView view = reference::IndexHeadAt(index, args.layer, page, head);
+  const IndexHeadView view = IndexHeadAt(index, args.layer, page, head);
   std::memset(view.codes, 0, index.CodeBytes());
   for (int64_t i = 0; i < dim; ++i) {
-    const float mean = KeepAsF16(static_cast<float>(sums[i] / kPageTokens), view.mean + 2 * i);
+    double sum = 0.0;
+    for (int64_t t = 0; t < kPageTokens; ++t) sum += keys[t * dim + i];
+    const float mean = KeepAsF16(static_cast<float>(sum / kPageTokens), view.mean + 2 * i);
     for (int64_t t = 0; t < kPageTokens; ++t) keys[t * dim + i] -= mean;
   }
   const float top = static_cast<float>((1 << index.bits) - 1);
   const int64_t group_bytes = index.GroupBytes();
   auto* codes = reinterpret_cast<uint8_t*>(view.codes);
   for (int64_t t = 0; t < kPageTokens; ++t) {
-    const float* key = keys.data() + t * dim;
+    const float* key = keys + t * dim;
     const float distance = KeepAsF16(LevelDistance(key, dim, index.bits), view.scales + 2 * t);
     if (distance == 0.0f) continue;
     for (int64_t i = 0; i < dim; ++i) {
@@ -72,14 +67,17 @@ void EncodeHead(const IndexKeysArgs& args, int64_t page, int64_t head) {
 
 }  // namespace
 
-void IndexKeys(const IndexKeysArgs& args, const Step& step, ThreadPool& pool) {
+void IndexKeys::Run(const IndexKeysArgs& args, const Step& step, ThreadPool& pool) {
   const int64_t heads = args.index.kv_heads;
+  const int64_t page_floats = kPageTokens * args.cache.head_dim;
+  keys_.Reserve(page_floats * pool.num_threads());
   for (const StepSequence& sequence : step.sequences()) {
     const int64_t first = sequence.context / kPageTokens;
     const int64_t end = (sequence.context + sequence.num_tokens) / kPageTokens;
     if (end == first) continue;
-    pool.Run((end - first) * heads, [&](int64_t task, int) {
-      EncodeHead(args, sequence.pages[first + task / heads], task % heads);
+    pool.Run((end - first) * heads, [&](int64_t task, int thread) {
+      EncodeHead(args, sequence.pages[first + task / heads], task % heads,
+                 keys_.data() + thread * page_floats);
     });
   }
 }

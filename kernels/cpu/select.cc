@@ -7,9 +7,7 @@
 #include <numeric>
 
 #include "kernels/check.h"
-#include "kernels/cpu/kv_address.h"
-#include "kernels/reference/step.h"
-
+#include "kernels/kv_address.h"
 namespace everlong::cpu {
 
 void Turn::Set(const Rope& rope, int64_t head_dim, int64_t position) {
@@ -163,7 +161,7 @@ void Prefetch(const std::byte* from, int64_t bytes) {
 
 const std::byte* IndexHead(const SelectArgs& args, const Choice& choice, int64_t head,
                            int64_t page) {
-  return reference::IndexHeadAt(args.index, args.layer, choice.sequence->pages[page], head).codes;
+  return IndexHeadAt(args.index, args.layer, choice.sequence->pages[page], head).codes;
 }
 
 }  // namespace

@@ -109,8 +109,6 @@ void ScoreKeyVectors(const RowColumns& rows, const float* keys, int64_t num_keys
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-#include "kernels/reference/step.h"
-
 namespace everlong::cpu {
 
 HWY_EXPORT(ScoreKeyVectors);
@@ -127,8 +125,8 @@ void LoadKey(const std::byte* from, DType type, int64_t head_dim, const float* c
   }
   const int64_t half = head_dim / 2;
   for (int64_t i = 0; i < half; ++i) {
-    const float a = reference::ReadElement(from + i * ByteSize(type), type);
-    const float b = reference::ReadElement(from + (half + i) * ByteSize(type), type);
+    const float a = ReadElement(from + i * ByteSize(type), type);
+    const float b = ReadElement(from + (half + i) * ByteSize(type), type);
     out[i] = cos == nullptr ? a : a * cos[i] - b * sin[i];
     out[half + i] = cos == nullptr ? b : b * cos[i] + a * sin[i];
   }

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/dtype.h"
 #include "kernels/reference/step.h"
 
 namespace everlong::reference {

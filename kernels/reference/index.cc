@@ -78,13 +78,6 @@ void IndexHead(const IndexKeysArgs& args, int64_t page, int64_t head) {
 
 }  // namespace
 
-IndexHeadView IndexHeadAt(const KeyIndex& index, int64_t layer, int64_t page, int64_t head) {
-  auto* codes = static_cast<std::byte*>(index.base) + layer * index.layer_stride_bytes +
-                page * index.PageBytes() + head * index.HeadBytes();
-  std::byte* scales = codes + index.CodeBytes();
-  return {.codes = codes, .scales = scales, .mean = scales + int64_t{2} * kPageTokens};
-}
-
 void IndexPages(const IndexKeysArgs& args, const StepSequence& sequence) {
   const int64_t end = (sequence.context + sequence.num_tokens) / kPageTokens;
   for (int64_t page = sequence.context / kPageTokens; page < end; ++page) {

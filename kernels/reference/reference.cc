@@ -19,7 +19,6 @@
 namespace everlong {
 
 using reference::StepSequence;
-using reference::WriteElement;
 
 namespace {
 
@@ -194,12 +193,11 @@ void ReferenceKernels::CopyPages(const CopyPagesArgs& args) {
   const KvCache& cache = args.cache;
   for (int64_t layer = 0; layer < args.num_layers; ++layer) {
     for (int32_t i = 0; i < args.num_pages; ++i) {
-      std::memcpy(reference::KeyAddress(cache, layer, args.to[i], 0, 0),
-                  reference::KeyAddress(cache, layer, args.from[i], 0, 0), cache.PageBytes());
+      std::memcpy(KeyAddress(cache, layer, args.to[i], 0, 0),
+                  KeyAddress(cache, layer, args.from[i], 0, 0), cache.PageBytes());
       if (args.index.base == nullptr) continue;
-      std::memcpy(reference::IndexHeadAt(args.index, layer, args.to[i], 0).codes,
-                  reference::IndexHeadAt(args.index, layer, args.from[i], 0).codes,
-                  args.index.PageBytes());
+      std::memcpy(IndexHeadAt(args.index, layer, args.to[i], 0).codes,
+                  IndexHeadAt(args.index, layer, args.from[i], 0).codes, args.index.PageBytes());
     }
   }
 }

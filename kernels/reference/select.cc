@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "kernels/check.h"
+#include "kernels/dtype.h"
 #include "kernels/reference/step.h"
 
 namespace everlong::reference {

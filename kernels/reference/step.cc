@@ -1,40 +1,10 @@
 #include "kernels/reference/step.h"
 
 #include <cmath>
-#include <cstring>
 
 #include "kernels/check.h"
-#include "kernels/dtype.h"
 
 namespace everlong::reference {
-
-float ReadElement(const std::byte* from, DType type) {
-  if (type == DType::kF32) {
-    float value;
-    std::memcpy(&value, from, sizeof(value));
-    return value;
-  }
-  uint16_t bits;
-  std::memcpy(&bits, from, sizeof(bits));
-  return type == DType::kF16 ? F16ToF32(bits) : BF16ToF32(bits);
-}
-
-void WriteElement(std::byte* to, DType type, float value) {
-  if (type == DType::kF32) {
-    std::memcpy(to, &value, sizeof(value));
-    return;
-  }
-  const uint16_t bits = type == DType::kF16 ? F32ToF16(value) : F32ToBF16(value);
-  std::memcpy(to, &bits, sizeof(bits));
-}
-
-std::byte* KeyAddress(const KvCache& cache, int64_t layer, int64_t page, int64_t head,
-                      int64_t slot) {
-  const int64_t block = head * kPageBlocks + slot / kBlockTokens;
-  const int64_t element = block * cache.BlockElements() + slot % kBlockTokens * cache.head_dim;
-  return static_cast<std::byte*>(cache.base) + layer * cache.layer_stride_bytes +
-         page * cache.PageBytes() + element * ByteSize(cache.type);
-}
 
 void Rotate(std::span<double> x, int64_t position, const Rope& rope) {
   const size_t half = x.size() / 2;

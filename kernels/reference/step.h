@@ -1,5 +1,4 @@
-// What the reference backend's files share: values in memory, rotation, and the step they belong
-// to.
+// What the reference backend's files share: rotation, and the step that they work on.
 #pragma once
 
 #include <cstddef>
@@ -8,16 +7,9 @@
 #include <vector>
 
 #include "kernels/args.h"
+#include "kernels/kv_address.h"
 
 namespace everlong::reference {
-
-float ReadElement(const std::byte* from, DType type);
-void WriteElement(std::byte* to, DType type, float value);
-
-// Where a page holds one head's key of one position; its value is kBlockTokens * head_dim elements
-// further on.
-std::byte* KeyAddress(const KvCache& cache, int64_t layer, int64_t page, int64_t head,
-                      int64_t slot);
 
 void Rotate(std::span<double> x, int64_t position, const Rope& rope);
 
@@ -54,14 +46,6 @@ struct Step {
 // The blocks that a query block's slot holds for one KV head.
 std::span<const int32_t> SelectedBlocks(const Selection& selection, int64_t layer, int64_t slot,
                                         int64_t kv_head);
-
-// One head of an index page.
-struct IndexHeadView {
-  std::byte* codes;   // [head_dim / 4][GroupBytes()]
-  std::byte* scales;  // f16 [kPageTokens]
-  std::byte* mean;    // f16 [head_dim]
-};
-IndexHeadView IndexHeadAt(const KeyIndex& index, int64_t layer, int64_t page, int64_t head);
 
 // The key that the index holds for one token of a page.
 void DecodeKey(const KeyIndex& index, const IndexHeadView& view, int64_t slot,

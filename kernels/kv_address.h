@@ -1,0 +1,35 @@
+// Where keys, values and the index of keys are, as KvCache and KeyIndex lay them out.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/args.h"
+
+namespace everlong {
+
+// Where a page holds one head's key of one slot in [0, kPageTokens); its value is
+// kBlockTokens * head_dim elements further on. The blocks of a head are back to back.
+inline std::byte* KeyAddress(const KvCache& cache, int64_t layer, int64_t page, int64_t head,
+                             int64_t slot) {
+  const int64_t block = head * kPageBlocks + slot / kBlockTokens;
+  const int64_t element = block * cache.BlockElements() + slot % kBlockTokens * cache.head_dim;
+  return static_cast<std::byte*>(cache.base) + layer * cache.layer_stride_bytes +
+         page * cache.PageBytes() + element * ByteSize(cache.type);
+}
+
+// One head of an index page.
+struct IndexHeadView {
+  std::byte* codes;   // [head_dim / 4][GroupBytes()]
+  std::byte* scales;  // f16 [kPageTokens]
+  std::byte* mean;    // f16 [head_dim]
+};
+
+inline IndexHeadView IndexHeadAt(const KeyIndex& index, int64_t layer, int64_t page, int64_t head) {
+  auto* codes = static_cast<std::byte*>(index.base) + layer * index.layer_stride_bytes +
+                page * index.PageBytes() + head * index.HeadBytes();
+  std::byte* scales = codes + index.CodeBytes();
+  return {.codes = codes, .scales = scales, .mean = scales + int64_t{2} * kPageTokens};
+}
+
+}  // namespace everlong

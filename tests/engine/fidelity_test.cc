@@ -20,7 +20,7 @@ constexpr double kEpsilon = 0x1p-24;
 
 struct Expected {
   LayerFidelity value;
-  double tolerance;  // of both numbers
+  double tolerance = 0.0;  // of both numbers
 };
 
 // Computes the fidelity of each sparse token that is decoded, of one sequence, and counts the

@@ -1,4 +1,4 @@
-"""Builds llama.cpp, once, and runs it through the driver beside this file."""
+"""Builds llama.cpp, once, and runs it through the programs beside this file."""
 
 import os
 import subprocess
@@ -10,12 +10,11 @@ SDIST = "llama-cpp-python==0.3.36"  # carries llama.cpp's sources
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "everlong" / "llama.cpp"
 
 
-def build(cache=CACHE):
-    """The driver's path. Takes some ten minutes on two cores where it is not built yet."""
+def build(cache=CACHE, program="llama_cpp_driver"):
+    """The program's path. Takes some ten minutes on two cores where it is not built yet."""
     cache = cache.resolve()
     cache.mkdir(parents=True, exist_ok=True)
     source = cache / "llama_cpp_python-{}".format(SDIST.split("==")[1])
-    driver = cache / "build" / "llama_cpp_driver"
     with open(cache / "build.log", "w") as log:
 
         def step(*command):
@@ -28,11 +27,11 @@ def build(cache=CACHE):
             step(cache / "venv/bin/pip", "download", "--no-deps", "--no-binary", ":all:",
                  "--dest", cache, SDIST)
             step("tar", "-xzf", f"{source}.tar.gz", "-C", cache)
-        if not driver.exists():
+        if not (cache / "build" / program).exists():
             step("cmake", "-S", HERE, "-B", cache / "build", "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
                  f"-DLLAMA_CPP_SOURCE={source / 'vendor' / 'llama.cpp'}")
-        step("cmake", "--build", cache / "build", "--target", "llama_cpp_driver")
-    return driver
+        step("cmake", "--build", cache / "build", "--target", program)
+    return cache / "build" / program
 
 
 class LlamaCpp:

@@ -6,7 +6,6 @@ contractions no long s for an s. bench/llama_cpp_tokens compares with llama.cpp.
 """
 
 import io
-import subprocess
 from pathlib import Path
 
 import gguf
@@ -15,9 +14,9 @@ import sentencepiece
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 import gguf_tokenizers
+import smollm2
 import tokenizer_corpus
 import tokenizer_families
-from conftest import ROOT
 from tokenizer_comparison import ADD_SPECIAL, MODES, PARSE_SPECIAL, SKIP_SPECIAL, check, run_driver
 
 # What names the family's words, and the token that its files put before a text.
@@ -70,11 +69,9 @@ def test_sentence_piece(pieces, documents, prefix, tmp_path):
         assert text == processor.decode(ids[1:]), document[:80]
 
 
-def smollm2():
+def smollm2_tokenizer():
     """The tokenizer of SmolLM2's GGUF file. Bytes that no token stands for keep their neighbours apart."""
-    folder = subprocess.run([ROOT / "scripts" / "fetch-model", "smollm2"], check=True, text=True,
-                            stdout=subprocess.PIPE).stdout.splitlines()[-1]
-    path, = Path(folder).glob("*.gguf")
+    path = Path(smollm2.fetch()) / smollm2.FILE
     fields = gguf.GGUFReader(path).fields
     tokens, kinds, merges = (fields[f"tokenizer.ggml.{name}"].contents()
                              for name in ("tokens", "token_type", "merges"))
@@ -91,6 +88,6 @@ def smollm2():
 
 
 def test_smollm2(documents):
-    path, tokenizer = smollm2()
+    path, tokenizer = smollm2_tokenizer()
     for flags in MODES:
         check(tokenizer, path, documents, flags)

@@ -10,10 +10,10 @@ ADD_SPECIAL, PARSE_SPECIAL, SKIP_SPECIAL, DECODE_ONLY = 1, 2, 4, 8  # flags of t
 MODES = [0, ADD_SPECIAL | PARSE_SPECIAL | SKIP_SPECIAL]
 
 
-def run_driver(path, flags, bodies):
+def run_driver(path, flags, bodies, driver=BUILD / "bin" / "tokenizer_driver"):
     """Returns [(ids, text)] for texts, or with DECODE_ONLY for packed ids."""
     requests = b"".join(struct.pack("<BI", flags, len(body)) + body for body in bodies)
-    replies = subprocess.run([BUILD / "bin" / "tokenizer_driver", path], input=requests,
+    replies = subprocess.run([driver, path], input=requests,
                              stdout=subprocess.PIPE, check=True).stdout
     fields, offset = [], 0
     while offset < len(replies):

@@ -8,6 +8,7 @@
 
 #include "kernels/check.h"
 #include "kernels/kv_address.h"
+
 namespace everlong::cpu {
 
 void Turn::Set(const Rope& rope, int64_t head_dim, int64_t position) {

@@ -2,32 +2,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <atomic>
-#include <cstdlib>
-#include <new>
 
+#include "tests/count_allocations.h"
 #include "tests/engine/hooked_kernels.h"
 #include "tests/engine/tiny_model.h"
-
-namespace {
-std::atomic<int64_t> num_allocations{0};
-}  // namespace
-
-void* operator new(size_t bytes) {
-  ++num_allocations;
-  if (void* memory = std::malloc(bytes)) return memory;
-  throw std::bad_alloc();
-}
-void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
-  ++num_allocations;
-  return std::malloc(bytes);
-}
-void operator delete(void* memory) noexcept {
-  std::free(memory);
-}
-void operator delete(void* memory, size_t) noexcept {
-  std::free(memory);
-}
 
 namespace everlong {
 namespace {
@@ -80,9 +58,9 @@ TEST(AllocationTest, ADecodeStepAllocatesNothing) {
   submit(640, 300, sparse);
   for (int step = 0; step < 20; ++step) ASSERT_TRUE(engine->Step());
   for (int step = 0; step < 200; ++step) {
-    const int64_t before = num_allocations;
+    const int64_t before = NumAllocations();
     ASSERT_TRUE(engine->Step());
-    ASSERT_EQ(num_allocations - before, 0) << "step " << step;
+    ASSERT_EQ(NumAllocations() - before, 0) << "step " << step;
   }
 }
 

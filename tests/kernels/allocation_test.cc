@@ -1,8 +1,8 @@
 // What a decode step allocates once every buffer has its size: nothing, on any thread.
 #include <gtest/gtest.h>
 
+#include "tests/count_allocations.h"
 #include "tests/kernels/attention_problem.h"
-#include "tests/kernels/count_allocations.h"
 #include "tests/kernels/host_index.h"
 #include "tests/kernels/weights.h"
 

@@ -1,4 +1,4 @@
-#include "tests/kernels/count_allocations.h"
+#include "tests/count_allocations.h"
 
 #include <atomic>
 #include <cstdlib>
@@ -12,6 +12,10 @@ void* operator new(size_t bytes) {
   ++num_allocations;
   if (void* memory = std::malloc(bytes)) return memory;
   throw std::bad_alloc();
+}
+void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
+  ++num_allocations;
+  return std::malloc(bytes);
 }
 void operator delete(void* memory) noexcept {
   std::free(memory);

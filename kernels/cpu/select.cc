@@ -253,45 +253,49 @@ class Select::Probing {
     }
   }
 
-  // Greedy halving of every chunk at once; w.sums[i] is chunk i's score.
+  // Greedy halving of some chunks at a time, whose memory then stays near; w.sums[i] is chunk i's
+  // score.
   void Descend(int64_t length) {
-    const size_t n = w_.chunks.size();
+    const auto n = static_cast<int64_t>(w_.chunks.size());
     w_.lows.resize(n);
-    for (size_t i = 0; i < n; ++i) w_.lows[i] = int64_t{w_.chunks[i]} * kBlockTokens;
+    for (int64_t i = 0; i < n; ++i) w_.lows[i] = int64_t{w_.chunks[i]} * kBlockTokens;
     w_.sums.assign(n, kNone);
-    for (int64_t width = length; width >= 2; width /= 2) {
-      const int64_t half = width / 2;
-      Probe(half / 2, w_.near, w_.left);
-      Probe(half + half / 2, w_.far, w_.right);
-      for (size_t i = 0; i < n; ++i) {
-        if (w_.right[i] >= w_.left[i] && w_.right[i] != kNone) w_.lows[i] += half;
-        const float probe = std::max(w_.left[i], w_.right[i]);
-        w_.sums[i] = choice_.params->last_probe ? probe : std::max(w_.sums[i], probe);
+    w_.keys.resize(kGatheredKeys * dim_);
+    float left[kGatheredKeys];
+    float right[kGatheredKeys];
+    for (int64_t first = 0; first < n; first += kGatheredKeys) {
+      const int64_t end = std::min(first + kGatheredKeys, n);
+      Fetch(end, std::min(end + kGatheredKeys, n), length / 4);
+      for (int64_t width = length; width >= 2; width /= 2) {
+        const int64_t half = width / 2;
+        Fetch(first, end, half + half / 2);
+        Probe(first, end, half / 2, w_.near, left);
+        Probe(first, end, half + half / 2, w_.far, right);
+        for (int64_t i = first; i < end; ++i) {
+          const float l = left[i - first];
+          const float r = right[i - first];
+          if (r >= l && r != kNone) w_.lows[i] += half;
+          const float probe = std::max(l, r);
+          w_.sums[i] = choice_.params->last_probe ? probe : std::max(w_.sums[i], probe);
+        }
       }
     }
   }
 
-  // scores[i] = score of the key at lows[i] + offset. Keys lie far apart: while some are scored,
-  // the next are fetched.
-  void Probe(int64_t offset, const std::vector<float>& columns, std::vector<float>& scores) {
-    const auto n = static_cast<int64_t>(w_.chunks.size());
-    scores.assign(n, kNone);
-    w_.keys.resize(kGatheredKeys * dim_);
+  // scores[i - first] = score of the key at lows[i] + offset, for chunks [first, end).
+  void Probe(int64_t first, int64_t end, int64_t offset, const std::vector<float>& columns,
+             float* scores) {
+    std::fill_n(scores, end - first, kNone);
     float gathered[kGatheredKeys];
-    Fetch(offset, 0);
-    for (int64_t first = 0; first < n; first += kGatheredKeys) {
-      const int64_t count = std::min(kGatheredKeys, n - first);
-      for (int64_t head = choice_.first_head; head < choice_.end_head; ++head) {
-        for (int64_t i = first; i < first + count; ++i) {
-          Gather(args_, choice_, head, ProbedAt(i, offset), KeyTurn(i),
-                 w_.keys.data() + (i - first) * dim_);
-        }
-        if (head == choice_.first_head) Fetch(offset, first + kGatheredKeys);
-        ScoreKeys(Columns(columns, head), w_.keys.data(), count, gathered);
-        for (int64_t i = 0; i < count; ++i) {
-          if (w_.lows[first + i] + offset >= choice_.block->window_begin) continue;
-          scores[first + i] = std::max(scores[first + i], gathered[i]);
-        }
+    for (int64_t head = choice_.first_head; head < choice_.end_head; ++head) {
+      for (int64_t i = first; i < end; ++i) {
+        Gather(args_, choice_, head, ProbedAt(i, offset), KeyTurn(i),
+               w_.keys.data() + (i - first) * dim_);
+      }
+      ScoreKeys(Columns(columns, head), w_.keys.data(), end - first, gathered);
+      for (int64_t i = first; i < end; ++i) {
+        if (w_.lows[i] + offset >= choice_.block->window_begin) continue;
+        scores[i - first] = std::max(scores[i - first], gathered[i - first]);
       }
     }
   }
@@ -300,9 +304,8 @@ class Select::Probing {
     return std::min(w_.lows[i] + offset, choice_.block->window_begin - 1);
   }
 
-  void Fetch(int64_t offset, int64_t first) const {
+  void Fetch(int64_t first, int64_t end, int64_t offset) const {
     const int64_t bytes = dim_ * ByteSize(args_.cache.type);
-    const int64_t end = std::min(first + kGatheredKeys, static_cast<int64_t>(w_.lows.size()));
     for (int64_t head = choice_.first_head; head < choice_.end_head; ++head) {
       for (int64_t i = first; i < end; ++i) {
         Prefetch(Key(args_, choice_, head, ProbedAt(i, offset)), bytes);

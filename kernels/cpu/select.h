@@ -57,7 +57,6 @@ class Select {
     std::vector<float> scores;
     std::vector<float> sums;
     std::vector<int64_t> lows;
-    std::vector<float> left, right;
     std::vector<int32_t> chunks, kept;
     Ranking ranking;
   };

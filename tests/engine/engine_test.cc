@@ -20,30 +20,6 @@ namespace {
 
 using ::testing::HasSubstr;
 
-std::unique_ptr<Kernels> MakeKernels(const std::string& name) {
-  return name == "cpu" ? MakeCpuKernels(2) : MakeReferenceKernels();
-}
-
-// Pages of the tiny model: 2 layers, 2 KV heads, 64 tokens, K and V of 8 f32 each.
-constexpr int64_t kTinyPageBytes = int64_t{2} * 2 * 64 * 2 * 8 * 4;
-
-EngineOptions SmallOptions() {
-  EngineOptions options;
-  options.max_context = 1024;
-  options.max_batch_tokens = 128;
-  options.max_running = 8;
-  options.kv_type = DType::kF32;
-  options.kv_device_bytes = 64 * kTinyPageBytes;
-  return options;
-}
-
-std::shared_ptr<RecordingSink> SubmitTo(Engine& engine, Request request) {
-  auto sink = std::make_shared<RecordingSink>();
-  const auto id = engine.Submit(std::move(request), sink);
-  EXPECT_TRUE(id.ok()) << id.status();
-  return sink;
-}
-
 std::vector<int32_t> OutputAlone(const EngineOptions& options, const std::string& backend,
                                  const Request& request, int32_t sample = 0) {
   auto engine = MakeTinyEngine(options, MakeKernels(backend));
@@ -89,12 +65,7 @@ void ExpectSameAloneAndInAnyBatch(const std::vector<Request>& requests,
     EngineOptions options = SmallOptions();
     options.max_batch_tokens = max_batch_tokens;
     auto engine = MakeTinyEngine(options, MakeKernels(backend));
-    std::vector<std::shared_ptr<RecordingSink>> sinks;
-    for (const Request& request : requests) {
-      sinks.push_back(SubmitTo(*engine, request));
-      engine->Step();
-    }
-    RunToEnd(*engine);
+    const auto sinks = RunStaggered(*engine, requests);
     for (size_t i = 0; i < requests.size(); ++i) {
       EXPECT_EQ(sinks[i]->tokens(), alone[i]) << "request " << i << ", chunk " << max_batch_tokens;
     }

@@ -150,15 +150,6 @@ class WatchedKernels final : public HookedKernels {
   std::vector<QueryBlock> blocks_;
 };
 
-EngineOptions SmallOptions() {
-  EngineOptions options;
-  options.max_context = 1024;
-  options.max_batch_tokens = 128;
-  options.max_running = 8;
-  options.kv_type = DType::kF32;
-  return options;
-}
-
 Request SparseRequest(int64_t prompt, int64_t output, const char* preset, PositionRule positions,
                       int32_t budget = 64) {
   Request request = GreedyRequest(RandomPrompt(3, prompt), output);
@@ -171,20 +162,10 @@ Request SparseRequest(int64_t prompt, int64_t output, const char* preset, Positi
   return request;
 }
 
-std::shared_ptr<RecordingSink> Submit(Engine& engine, const Request& request) {
-  auto sink = std::make_shared<RecordingSink>();
-  EXPECT_TRUE(engine.Submit(request, sink).ok());
-  return sink;
-}
-
 std::shared_ptr<RecordingSink> RunAlone(Engine& engine, const Request& request) {
-  auto sink = Submit(engine, request);
+  auto sink = SubmitTo(engine, request);
   RunToEnd(engine);
   return sink;
-}
-
-std::unique_ptr<Kernels> MakeKernels(const std::string& name) {
-  return name == "cpu" ? MakeCpuKernels(2) : MakeReferenceKernels();
 }
 
 class FidelityTest : public ::testing::TestWithParam<std::string> {};
@@ -255,12 +236,7 @@ TEST_P(FidelityTest, DisturbsNobodyInABatch) {
     request.fidelity_every.reset();
     tokens.push_back(RunAlone(*engine, request)->tokens());
   }
-  std::vector<std::shared_ptr<RecordingSink>> sinks;
-  for (const Request& request : requests) {
-    sinks.push_back(Submit(*engine, request));
-    engine->Step();
-  }
-  RunToEnd(*engine);
+  const auto sinks = RunStaggered(*engine, requests);
   for (size_t i = 0; i < sinks.size(); ++i) {
     EXPECT_EQ(sinks[i]->tokens(), tokens[i]) << i;
     const AttentionUse& use = sinks[i]->end().attention;

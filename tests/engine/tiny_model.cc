@@ -113,6 +113,20 @@ std::string RecordingSink::text(int32_t sample) const {
   return all;
 }
 
+std::unique_ptr<Kernels> MakeKernels(const std::string& name) {
+  return name == "cpu" ? MakeCpuKernels(2) : MakeReferenceKernels();
+}
+
+EngineOptions SmallOptions() {
+  EngineOptions options;
+  options.max_context = 1024;
+  options.max_batch_tokens = 128;
+  options.max_running = 8;
+  options.kv_type = DType::kF32;
+  options.kv_device_bytes = 64 * kTinyPageBytes;
+  return options;
+}
+
 std::unique_ptr<Engine> MakeTinyEngine(EngineOptions options, std::unique_ptr<Kernels> kernels,
                                        uint32_t seed) {
   auto engine = Engine::Create(std::make_unique<TinyCheckpoint>(seed), std::move(kernels), options);
@@ -136,11 +150,29 @@ Request GreedyRequest(std::vector<int32_t> prompt, int64_t output) {
   return request;
 }
 
+std::shared_ptr<RecordingSink> SubmitTo(Engine& engine, Request request) {
+  auto sink = std::make_shared<RecordingSink>();
+  const auto id = engine.Submit(std::move(request), sink);
+  EXPECT_TRUE(id.ok()) << id.status();
+  return sink;
+}
+
 void RunToEnd(Engine& engine) {
   for (int step = 0; step < 100000; ++step) {
     if (!engine.Step() && engine.Idle()) return;
   }
   FAIL() << "the engine does not come to an end";
+}
+
+std::vector<std::shared_ptr<RecordingSink>> RunStaggered(Engine& engine,
+                                                         const std::vector<Request>& requests) {
+  std::vector<std::shared_ptr<RecordingSink>> sinks;
+  for (const Request& request : requests) {
+    sinks.push_back(SubmitTo(engine, request));
+    engine.Step();
+  }
+  RunToEnd(engine);
+  return sinks;
 }
 
 }  // namespace everlong

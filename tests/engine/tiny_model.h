@@ -57,6 +57,15 @@ struct RecordingSink : EventSink {
   std::vector<size_t> order;  // Event::index of each event
 };
 
+// "cpu", with two threads, or "reference".
+std::unique_ptr<Kernels> MakeKernels(const std::string& name);
+
+// Pages of the tiny model: 2 layers, 2 KV heads, 64 tokens, K and V of 8 f32 each.
+inline constexpr int64_t kTinyPageBytes = int64_t{2} * 2 * 64 * 2 * 8 * 4;
+
+// 64 pages for contexts of up to 1024 tokens.
+EngineOptions SmallOptions();
+
 std::unique_ptr<Engine> MakeTinyEngine(EngineOptions options, std::unique_ptr<Kernels> kernels,
                                        uint32_t seed = 1);
 
@@ -66,7 +75,14 @@ std::vector<int32_t> RandomPrompt(uint32_t seed, int64_t length);
 // A greedy request for exactly `output` tokens.
 Request GreedyRequest(std::vector<int32_t> prompt, int64_t output);
 
+// The test goes on where the engine refuses the request, but fails.
+std::shared_ptr<RecordingSink> SubmitTo(Engine& engine, Request request);
+
 // Steps until the engine has nothing to do; fails the test past a bound.
 void RunToEnd(Engine& engine);
+
+// Submits a request a step, so that they are at different places, and runs all to their ends.
+std::vector<std::shared_ptr<RecordingSink>> RunStaggered(Engine& engine,
+                                                         const std::vector<Request>& requests);
 
 }  // namespace everlong

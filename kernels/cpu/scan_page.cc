@@ -149,17 +149,19 @@ float Dot(const float* row, const uint16_t* mean, int64_t size) {
 
 // Rows from `row` on, kRows at a time as long as there are as many, then fewer.
 template <int kBits, int kRows>
-HWY_INLINE void ScanFrom(const ScanRows& rows, int64_t row, const uint8_t* packed,
+HWY_INLINE void ScanFrom(const ScanRows& rows, int64_t row, const IndexHeadView& head,
                          const uint8_t* next, float* best) {
-  const auto* scales = reinterpret_cast<const uint16_t*>(packed + rows.head_dim * 8 * kBits);
+  const auto* packed = reinterpret_cast<const uint8_t*>(head.codes);
+  const auto* scales = reinterpret_cast<const uint16_t*>(head.scales);
+  const auto* mean = reinterpret_cast<const uint16_t*>(head.mean);
   for (; row + kRows <= rows.num_rows; row += kRows) {
     float means[kRows];
     for (int r = 0; r < kRows; ++r) {
-      means[r] = Dot(rows.rows + (row + r) * rows.head_dim, scales + kPageTokens, rows.head_dim);
+      means[r] = Dot(rows.rows + (row + r) * rows.head_dim, mean, rows.head_dim);
     }
     ScanTile<kBits, kRows>(rows, row, packed, next, means, scales, best);
   }
-  if constexpr (kRows > 1) ScanFrom<kBits, kRows - 1>(rows, row, packed, next, best);
+  if constexpr (kRows > 1) ScanFrom<kBits, kRows - 1>(rows, row, head, next, best);
 }
 
 // The best of every eight.
@@ -173,20 +175,18 @@ HWY_INLINE void BestOfBlocks(const float* best, float* scores) {
   for (int64_t b = 0; b < kPageBlocks; ++b) scores[b] = std::max(fours[8 * b], fours[8 * b + 4]);
 }
 
-void ScanPageVectors(const ScanRows& rows, const std::byte* head, const std::byte* next_head,
-                     int32_t bits, float* scores) {
-  const auto* packed = reinterpret_cast<const uint8_t*>(head);
-  const auto* next = reinterpret_cast<const uint8_t*>(next_head);
-  // What follows the codes; those are fetched as the page's are used.
-  const int64_t code_bytes = rows.head_dim * 8 * bits;
+void ScanPageVectors(const ScanRows& rows, const IndexHeadView& head,
+                     const IndexHeadView& next_head, int32_t bits, float* scores) {
+  const auto* next = reinterpret_cast<const uint8_t*>(next_head.codes);
+  // Scales and mean; the codes are fetched as the page's are used.
   for (int64_t at = 0; at < 2 * (kPageTokens + rows.head_dim); at += 64) {
-    hwy::Prefetch(next + code_bytes + at);
+    hwy::Prefetch(next_head.scales + at);
   }
   float best[kPageTokens];
   std::fill_n(best, kPageTokens, -std::numeric_limits<float>::infinity());
-  if (bits == 4) ScanFrom<4, Packing<4>::kRows>(rows, 0, packed, next, best);
-  if (bits == 2) ScanFrom<2, Packing<2>::kRows>(rows, 0, packed, next, best);
-  if (bits == 1) ScanFrom<1, Packing<1>::kRows>(rows, 0, packed, next, best);
+  if (bits == 4) ScanFrom<4, Packing<4>::kRows>(rows, 0, head, next, best);
+  if (bits == 2) ScanFrom<2, Packing<2>::kRows>(rows, 0, head, next, best);
+  if (bits == 1) ScanFrom<1, Packing<1>::kRows>(rows, 0, head, next, best);
   BestOfBlocks(best, scores);
 }
 
@@ -201,8 +201,8 @@ namespace everlong::cpu {
 
 HWY_EXPORT(ScanPageVectors);
 
-void ScanPage(const ScanRows& rows, const std::byte* head, const std::byte* next, int32_t bits,
-              float* scores) {
+void ScanPage(const ScanRows& rows, const IndexHeadView& head, const IndexHeadView& next,
+              int32_t bits, float* scores) {
   EVERLONG_CHECK(rows.head_dim % 4 == 0);
   HWY_DYNAMIC_DISPATCH(ScanPageVectors)(rows, head, next, bits, scores);
 }

@@ -2,8 +2,9 @@
 // target.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
+
+#include "kernels/kv_address.h"
 
 namespace everlong::cpu {
 
@@ -20,7 +21,7 @@ struct ScanRows {
 
 // scores[8], one for each block of an index page's head: the best of their tokens over all rows.
 // Meanwhile memory fetches `next`, another head of a page.
-void ScanPage(const ScanRows& rows, const std::byte* head, const std::byte* next, int32_t bits,
-              float* scores);
+void ScanPage(const ScanRows& rows, const IndexHeadView& head, const IndexHeadView& next,
+              int32_t bits, float* scores);
 
 }  // namespace everlong::cpu

@@ -160,9 +160,8 @@ void Prefetch(const std::byte* from, int64_t bytes) {
   for (int64_t at = 0; at < bytes; at += kLineBytes) __builtin_prefetch(from + at, 0, 2);
 }
 
-const std::byte* IndexHead(const SelectArgs& args, const Choice& choice, int64_t head,
-                           int64_t page) {
-  return IndexHeadAt(args.index, args.layer, choice.sequence->pages[page], head).codes;
+IndexHeadView IndexHead(const SelectArgs& args, const Choice& choice, int64_t head, int64_t page) {
+  return IndexHeadAt(args.index, args.layer, choice.sequence->pages[page], head);
 }
 
 }  // namespace

@@ -10,11 +10,14 @@
 
 namespace everlong {
 
-// From kQ8_0 on: GGUF's quantised types (quant.h), of weights only.
+// kF8: 4 bits of exponent, 3 of mantissa, largest 448 (E4M3 of Micikevicius et al.: FP8 Formats for
+// Deep Learning, 2022), of the KV cache and, on a device, of weights. From kQ8_0 on: GGUF's
+// quantised types (quant.h), of weights only.
 enum class DType : uint8_t {
   kF32,
   kF16,
   kBF16,
+  kF8,
   kQ8_0,
   kQ4_0,
   kQ4_1,
@@ -43,6 +46,8 @@ constexpr BlockShape BlockOf(DType type) {
     case DType::kF16:
     case DType::kBF16:
       return {1, 2};
+    case DType::kF8:
+      return {1, 1};
     case DType::kQ8_0:
       return {32, 34};
     case DType::kQ4_0:
@@ -86,6 +91,8 @@ struct Matrix {
   int64_t rows = 0;
   int64_t cols = 0;
   DType type = DType::kF32;
+
+  bool operator==(const Matrix&) const = default;
 };
 
 // Rotary position embedding. Dimension i is paired with i + head_dim / 2 ("half split"); the pair
@@ -94,12 +101,16 @@ struct Matrix {
 struct Rope {
   const float* inv_freq = nullptr;  // host, [head_dim / 2]; valid as long as the backend is used
   float scale = 1.0f;
+
+  bool operator==(const Rope&) const = default;
 };
 
 // The paged KV cache. Page p of layer l starts at
 //   base + l * layer_stride_bytes + p * PageBytes()
 // and holds [kv_heads][kPageBlocks] blocks; a block holds K[kBlockTokens][head_dim], then
-// V[kBlockTokens][head_dim]. Keys are stored before rotation.
+// V[kBlockTokens][head_dim], and with kF8 then f32 scales, K's [kBlockTokens] and V's
+// [kBlockTokens]: an element stands for itself times the scale of its token, the largest magnitude
+// of the token's elements over 448. Keys are stored before rotation.
 struct KvCache {
   void* base = nullptr;  // device
   int64_t layer_stride_bytes = 0;
@@ -107,10 +118,14 @@ struct KvCache {
   int32_t head_dim = 0;
   DType type = DType::kBF16;
 
-  int64_t BlockElements() const { return int64_t{2} * kBlockTokens * head_dim; }
-  int64_t PageBytes() const {
-    return int64_t{kv_heads} * kPageBlocks * BlockElements() * ByteSize(type);
+  constexpr int64_t BlockElements() const { return int64_t{2} * kBlockTokens * head_dim; }
+  constexpr int64_t BlockBytes() const {
+    const int64_t scales = type == DType::kF8 ? int64_t{2} * kBlockTokens * 4 : 0;
+    return BlockElements() * ByteSize(type) + scales;
   }
+  constexpr int64_t PageBytes() const { return int64_t{kv_heads} * kPageBlocks * BlockBytes(); }
+
+  bool operator==(const KvCache&) const = default;
 };
 
 // A compact copy of the keys of complete pages, paged alike: index page p of layer l starts at
@@ -127,10 +142,14 @@ struct KeyIndex {
   int32_t head_dim = 0;
   int32_t bits = 4;  // 1, 2 or 4
 
-  int64_t GroupBytes() const { return int64_t{32} * bits; }
-  int64_t CodeBytes() const { return head_dim / 4 * GroupBytes(); }
-  int64_t HeadBytes() const { return CodeBytes() + 2 * (kPageTokens + int64_t{head_dim}); }
-  int64_t PageBytes() const { return kv_heads * HeadBytes(); }
+  constexpr int64_t GroupBytes() const { return int64_t{32} * bits; }
+  constexpr int64_t CodeBytes() const { return head_dim / 4 * GroupBytes(); }
+  constexpr int64_t HeadBytes() const {
+    return CodeBytes() + 2 * (kPageTokens + int64_t{head_dim});
+  }
+  constexpr int64_t PageBytes() const { return kv_heads * HeadBytes(); }
+
+  bool operator==(const KeyIndex&) const = default;
 };
 
 inline constexpr int kMaxStages = 4;
@@ -150,12 +169,14 @@ struct Selection {
   int32_t kv_heads = 0;
   int32_t capacity = 0;  // entries of a list
 
-  int64_t List(int64_t layer, int64_t slot, int64_t kv_head, int64_t list) const {
+  constexpr int64_t List(int64_t layer, int64_t slot, int64_t kv_head, int64_t list) const {
     return ((layer * slots + slot) * kv_heads + kv_head) * kMaxStages + list;
   }
-  int64_t Reuse(int64_t slot, int64_t layer, int64_t kv_head) const {
+  constexpr int64_t Reuse(int64_t slot, int64_t layer, int64_t kv_head) const {
     return ((slot * layers + layer) * kv_heads + kv_head) * 2;
   }
+
+  bool operator==(const Selection&) const = default;
 };
 
 // How the keys that a query reads are numbered for the rotary embedding.
@@ -183,6 +204,8 @@ struct HipStage {
   int32_t keep_chunks = 0;
   bool every_key = false;  // a chunk's score is its best key's, all seen at `distance`
   bool pool_rows = false;  // query rows are averaged by 4 (aligned positions) first
+
+  bool operator==(const HipStage&) const = default;
 };
 
 // Picks keep_blocks KV blocks among the candidates [num_sinks, window_begin) of a query block. A
@@ -200,6 +223,8 @@ struct SelectParams {
   int32_t rerank = 1;      // kScan: so many times keep_blocks are scored again with stored keys
   int32_t num_stages = 0;  // kHip
   HipStage stages[kMaxStages];
+
+  bool operator==(const SelectParams&) const = default;
 };
 
 // Queries that read the same keys: the sinks [0, num_sinks), the blocks in `slot` of the Selection,
@@ -232,9 +257,14 @@ struct AttentionPlan {
 // during BeginStep only. Token i of sequence s stands at position
 //   context_begin[s] + i - query_begin[s]
 // and sees positions up to its own. Page j of sequence s holds positions [64 j, 64 j + 64).
+//
+// The first num_decode tokens are decoded: each is a sequence's only one and a query block of its
+// own in every plan. What a backend rounds may depend on whether a token is decoded, but on nothing
+// else of the batch.
 struct StepLayout {
   int32_t num_sequences = 0;
   int32_t num_tokens = 0;
+  int32_t num_decode = 0;
   const int32_t* tokens = nullptr;         // [num_tokens]
   const int32_t* query_begin = nullptr;    // [num_sequences + 1], cumulative
   const int64_t* context_begin = nullptr;  // [num_sequences], tokens stored before this step
@@ -250,6 +280,8 @@ struct StepLayout {
 struct EmbedArgs {
   Matrix table;
   float* out = nullptr;  // [num_tokens][table.cols]
+
+  bool operator==(const EmbedArgs&) const = default;
 };
 
 // out[i] = x[r(i)] / sqrt(mean(x[r(i)]^2) + eps) * weight, where r(i) is i, or with first_output >=
@@ -262,13 +294,15 @@ struct RmsNormArgs {
   int32_t width = 0;
   int32_t first_output = -1;
   float eps = 0.0f;
+
+  bool operator==(const RmsNormArgs&) const = default;
 };
 
 // out[r][n] = sum_k x[r][k] * w[n][k] + bias[n], f32 accumulation.
 // kActivations: out holds activations. kF32: out is f32. kAddF32: out is f32 and the result is
-// added. The rounding of a row does not depend on how many rows there are. Where w is quantised a
-// backend may round x to multiples of 2^-19 of the largest of those inputs that share a scale in w
-// (ScaledElements in quant.h).
+// added. The rounding of a row depends on whether it is one of the first decode_rows, and not on
+// how many there are of either. Where w is quantised a backend may round x to multiples of 2^-19 of
+// the largest of those inputs that share a scale in w (ScaledElements in quant.h).
 enum class MatMulOut : uint8_t { kActivations, kF32, kAddF32 };
 struct MatMulArgs {
   Matrix w;
@@ -278,7 +312,10 @@ struct MatMulArgs {
   int64_t x_stride = 0;
   int64_t out_stride = 0;
   int32_t rows = 0;
+  int32_t decode_rows = 0;  // of them, which come first
   MatMulOut mode = MatMulOut::kActivations;
+
+  bool operator==(const MatMulArgs&) const = default;
 };
 
 // Normalises q and k per head where weights are given (q in place), then stores the step's k and v
@@ -291,6 +328,8 @@ struct StoreKvArgs {
   int64_t layer = 0;
   int32_t q_heads = 0;
   float eps = 0.0f;
+
+  bool operator==(const StoreKvArgs&) const = default;
 };
 
 // Brings the index of every page that this step completes up to date. After StoreKv of the layer.
@@ -298,6 +337,8 @@ struct IndexKeysArgs {
   KvCache cache;
   KeyIndex index;
   int64_t layer = 0;
+
+  bool operator==(const IndexKeysArgs&) const = default;
 };
 
 // Fills the lists of every query block that has a slot, from its first_stage on. After StoreKv and
@@ -314,13 +355,15 @@ struct SelectArgs {
   int32_t plan = 0;  // of StepLayout::plans
   int32_t q_heads = 0;
   bool rotate = true;
+
+  bool operator==(const SelectArgs&) const = default;
 };
 
 // out = softmax(rot(q) rot(K)^T * scale) V over what the query's block reads.
 // Query head h reads KV head h / (q_heads / kv_heads). Reads K and V from the cache only, so
 // StoreKv of the same layer comes first. The rounding of a query's result is a function of its
-// row, its position, its block's bounds and selection and the stored keys: neither batch, chunk nor
-// thread count changes it.
+// row, its position, its block's bounds and selection, the stored keys and whether it is decoded:
+// neither batch, chunk nor thread count changes it.
 struct AttentionArgs {
   KvCache cache;
   Selection selection;      // unused where no block has a slot
@@ -335,6 +378,8 @@ struct AttentionArgs {
   int32_t q_heads = 0;
   float scale = 0.0f;  // 1 / sqrt(head_dim), usually
   bool rotate = true;  // false: a layer without position embedding
+
+  bool operator==(const AttentionArgs&) const = default;
 };
 
 // out[r][i] = silu(gate_up[r][i]) * gate_up[r][width + i].
@@ -343,6 +388,8 @@ struct GatedActivationArgs {
   void* out = nullptr;            // activations, [rows][width]
   int32_t rows = 0;
   int32_t width = 0;
+
+  bool operator==(const GatedActivationArgs&) const = default;
 };
 
 // What penalties and biases do to one token of one row. A repetition penalty r > 0 divides a
@@ -391,6 +438,8 @@ struct SampleArgs {
   int32_t rows = 0;
   int32_t vocab = 0;
   int32_t max_top = 0;
+
+  bool operator==(const SampleArgs&) const = default;
 };
 
 // Copies whole pages, every layer, e.g. the last page of a forked sequence.

@@ -13,9 +13,9 @@ namespace everlong {
 inline std::byte* KeyAddress(const KvCache& cache, int64_t layer, int64_t page, int64_t head,
                              int64_t slot) {
   const int64_t block = head * kPageBlocks + slot / kBlockTokens;
-  const int64_t element = block * cache.BlockElements() + slot % kBlockTokens * cache.head_dim;
   return static_cast<std::byte*>(cache.base) + layer * cache.layer_stride_bytes +
-         page * cache.PageBytes() + element * ByteSize(cache.type);
+         page * cache.PageBytes() + block * cache.BlockBytes() +
+         slot % kBlockTokens * cache.head_dim * ByteSize(cache.type);
 }
 
 // One head of an index page.

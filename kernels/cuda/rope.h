@@ -1,0 +1,34 @@
+// Sines and cosines of positions, as sums of three parts. A position is
+//   (high << 16) + (page << 6) + offset
+// with high < 1024, page < 1024 and offset < 64; its turn is the product of the three parts' turns.
+// Tables are made in double on the host, so that no position is too far for f32.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <map>
+
+#include "kernels/args.h"
+#include "kernels/cuda/memory.h"
+
+namespace everlong::cuda {
+
+// (cos, sin) by dimension pair; device. `scale` is not in the tables.
+struct RopeTable {
+  const float2* high = nullptr;    // [1024][head_dim / 2]
+  const float2* page = nullptr;    // [1024][head_dim / 2]
+  const float2* offset = nullptr;  // [64][head_dim / 2]
+  float scale = 1.0f;
+};
+
+// The tables of every rotary embedding that was asked for, made when it first is.
+class RopeTables {
+ public:
+  RopeTable Get(const Rope& rope, int32_t head_dim);
+
+ private:
+  std::map<const float*, DeviceMemory> tables_;
+};
+
+}  // namespace everlong::cuda

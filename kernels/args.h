@@ -438,8 +438,6 @@ struct SampleArgs {
   int32_t rows = 0;
   int32_t vocab = 0;
   int32_t max_top = 0;
-
-  bool operator==(const SampleArgs&) const = default;
 };
 
 // Copies whole pages, every layer, e.g. the last page of a forked sequence.

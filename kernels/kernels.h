@@ -70,9 +70,9 @@ std::unique_ptr<Kernels> MakeReferenceKernels();
 // SIMD chosen at run time, `num_threads` threads in all including the caller's; 0: one per core.
 std::unique_ptr<Kernels> MakeCpuKernels(int num_threads);
 
-// On the first NVIDIA GPU; matrices are kept in `weight_type`, kBF16 or kF8. The backend is a module
-// that the first call opens. Null where there is no such module, no GPU or too old a driver; `why`
-// then gives the reason.
+// On the first NVIDIA GPU; matrices are kept in `weight_type`, kBF16 or kF8. The backend is a
+// module that the first call opens. Null where there is no such module, no GPU or too old a driver;
+// `why` then gives the reason.
 std::unique_ptr<Kernels> MakeCudaKernels(DType weight_type, std::string* why);
 
 }  // namespace everlong

@@ -21,6 +21,10 @@ using PinnedMemory = std::unique_ptr<std::byte, FreePinned>;
 DeviceMemory AllocateDevice(int64_t bytes);
 PinnedMemory AllocatePinned(int64_t bytes);
 
+// Complete when they return, whatever streams do, also while one of them is captured.
+void ZeroNow(void* device, int64_t bytes);
+void CopyNow(void* device, const void* host, int64_t bytes);
+
 // Device memory that operations use between their launches, by purpose. What it returned before may
 // still be in use by work and graphs in flight, so nothing is released before the end; a purpose
 // that outgrows its block gets one at least twice as large.

@@ -41,6 +41,8 @@ void Select(const SelectArgs& args, const Step& step, Context& context);
 // sample.cu
 class Sampler;
 std::shared_ptr<Sampler> MakeSampler();
+// Times that the addresses that its kernels use have changed.
+int64_t SamplerGeneration(const Sampler& sampler);
 // Puts a step's parameters where the kernels will read them.
 void StageSample(Sampler& sampler, const SampleArgs& args, Context& context);
 // Kernels and the copy back; captured in a decode step.

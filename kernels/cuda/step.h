@@ -12,11 +12,11 @@
 
 namespace everlong::cuda {
 
-// One plan of the step. A launch may depend on the numbers and flags, which belong to the shape of a
-// step (Step::shape), but on nothing else: the rest is read by kernels, so that a captured graph
+// One plan of the step. A launch may depend on the numbers and flags, which belong to the shape of
+// a step (Step::shape), but on nothing else: the rest is read by kernels, so that a captured graph
 // holds for every step of the same shape.
 struct StepPlan {
-  const QueryBlock* blocks = nullptr;     // device, [num_blocks]; those of decoded tokens come first
+  const QueryBlock* blocks = nullptr;  // device, [num_blocks]; those of decoded tokens come first
   const SelectParams* selects = nullptr;  // device, [num_selects]
   int32_t num_blocks = 0;
   int32_t num_selects = 0;
@@ -46,10 +46,10 @@ struct Step {
   int32_t num_tokens = 0;
   int32_t num_decode = 0;  // leading tokens, a sequence and a query block each
   int32_t num_outputs = 0;
-  int64_t max_length = 0;        // bounds every sequence with its new tokens; a power of two
-  bool completes_page = false;   // some sequence completes a page
-  const int32_t* tokens = nullptr;         // [num_tokens]
-  const int64_t* positions = nullptr;      // [num_tokens]
+  int64_t max_length = 0;              // bounds every sequence with its new tokens; a power of two
+  bool completes_page = false;         // some sequence completes a page
+  const int32_t* tokens = nullptr;     // [num_tokens]
+  const int64_t* positions = nullptr;  // [num_tokens]
   const int32_t* row_sequences = nullptr;  // [num_tokens]
   const int32_t* query_begin = nullptr;    // [num_sequences + 1]
   const int64_t* context_begin = nullptr;  // [num_sequences]

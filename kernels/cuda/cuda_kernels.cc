@@ -1,0 +1,197 @@
+// The CUDA backend: Kernels over the launches of operations.h.
+#include <algorithm>
+#include <memory>
+#include <new>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "kernels/check.h"
+#include "kernels/cuda/context.h"
+#include "kernels/cuda/error.h"
+#include "kernels/cuda/operations.h"
+#include "kernels/cuda/step_graphs.h"
+#include "kernels/kernels.h"
+
+namespace everlong::cuda {
+namespace {
+
+struct DestroyStream {
+  void operator()(cudaStream_t stream) const { cudaStreamDestroy(stream); }
+};
+
+// A step of decoded tokens is kept as a list of calls and launched as a whole by Sync; the calls of
+// any other step are launched at once.
+class CudaKernels : public Kernels {
+ public:
+  explicit CudaKernels(DType weight_type) {
+    int device = 0;
+    cudaDeviceProp properties;
+    EVERLONG_CUDA(cudaGetDevice(&device));
+    EVERLONG_CUDA(cudaGetDeviceProperties(&properties, device));
+    cudaStream_t stream = nullptr;
+    EVERLONG_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    stream_.reset(stream);
+    context_.stream = stream;
+    context_.num_sms = properties.multiProcessorCount;
+    context_.architecture = 10 * properties.major + properties.minor;
+    linear_ = MakeLinear(weight_type);
+    sampler_ = MakeSampler();
+  }
+
+  std::string_view name() const override { return "cuda"; }
+  DType activation_type() const override { return DType::kBF16; }
+
+  void* Allocate(int64_t bytes) override {
+    DeviceMemory block = AllocateDevice(std::max<int64_t>(bytes, 1));
+    ZeroNow(block.get(), bytes);
+    void* address = block.get();
+    blocks_[address] = std::move(block);
+    return address;
+  }
+  void Free(void* device) override { blocks_.erase(device); }
+
+  void Upload(void* device, const void* host, int64_t bytes) override {
+    Sync();
+    CopyNow(device, host, bytes);
+  }
+  void Download(void* host, const void* device, int64_t bytes) override {
+    Sync();
+    EVERLONG_CUDA(cudaMemcpy(host, device, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost));
+  }
+
+  Matrix LoadMatrix(std::span<const HostMatrix> parts) override {
+    return cuda::LoadMatrix(*linear_, parts, context_);
+  }
+
+  void BeginStep(const StepLayout& layout) override {
+    Sync();
+    const Step& step = buffer_.Assign(layout, context_.stream);
+    busy_ = true;
+    deferring_ = step.num_decode == step.num_tokens;
+  }
+
+  void Embed(const EmbedArgs& args) override { Add(args); }
+  void RmsNorm(const RmsNormArgs& args) override { Add(args); }
+  void MatMul(const MatMulArgs& args) override { Add(args); }
+  void StoreKv(const StoreKvArgs& args) override { Add(args); }
+  void IndexKeys(const IndexKeysArgs& args) override { Add(args); }
+  void Select(const SelectArgs& args) override { Add(args); }
+  void Attention(const AttentionArgs& args) override { Add(args); }
+  void GatedActivation(const GatedActivationArgs& args) override { Add(args); }
+
+  // One set of results at a time.
+  void Sample(const SampleArgs& args) override {
+    if (!samples_.empty()) Sync();
+    samples_.push_back(args);
+    Add(SampleCall{args});
+  }
+
+  void CopyPages(const CopyPagesArgs& args) override {
+    Sync();
+    cuda::CopyPages(args, context_);
+    busy_ = true;
+  }
+
+  void Sync() override {
+    if (!calls_.empty()) LaunchDeferred();
+    if (!busy_) return;
+    EVERLONG_CUDA(cudaStreamSynchronize(context_.stream));
+    busy_ = false;
+    for (const SampleArgs& args : samples_) FinishSample(*sampler_, args);
+    samples_.clear();
+  }
+
+ private:
+  void Add(const Call& call) {
+    if (deferring_) {
+      calls_.push_back(call);
+      return;
+    }
+    busy_ = true;
+    if (const auto* sample = std::get_if<SampleCall>(&call)) {
+      StageSample(*sampler_, sample->args, context_);
+    }
+    Launch(call);
+  }
+
+  void LaunchDeferred() {
+    busy_ = true;
+    launching_.clear();
+    launching_.swap(calls_);
+    if (!samples_.empty()) StageSample(*sampler_, samples_.front(), context_);
+    key_ = buffer_.shape();
+    key_.push_back(buffer_.generation());
+    key_.push_back(SamplerGeneration(*sampler_));
+    graphs_.Run(key_, launching_, context_.stream, [this] {
+      for (const Call& call : launching_) Launch(call);
+    });
+  }
+
+  void Launch(const Call& call) {
+    std::visit([this](const auto& args) { Launch(args); }, call);
+  }
+  void Launch(const EmbedArgs& args) { cuda::Embed(args, step(), context_); }
+  void Launch(const RmsNormArgs& args) { cuda::RmsNorm(args, step(), context_); }
+  void Launch(const MatMulArgs& args) { cuda::MatMul(*linear_, args, context_); }
+  void Launch(const StoreKvArgs& args) { cuda::StoreKv(args, step(), context_); }
+  void Launch(const IndexKeysArgs& args) {
+    if (step().completes_page) cuda::IndexKeys(args, step(), context_);
+  }
+  void Launch(const SelectArgs& args) { cuda::Select(args, step(), context_); }
+  void Launch(const AttentionArgs& args) {
+    const StepPlan& plan = step().plans[args.plan];
+    if (plan.num_decode_blocks > 0) DecodeAttention(args, step(), context_);
+    if (plan.num_decode_blocks < plan.num_blocks) PromptAttention(args, step(), context_);
+  }
+  void Launch(const GatedActivationArgs& args) { cuda::GatedActivation(args, context_); }
+  void Launch(const SampleCall& call) { LaunchSample(*sampler_, call.args, context_); }
+
+  const Step& step() const { return buffer_.step(); }
+
+  std::unique_ptr<CUstream_st, DestroyStream> stream_;
+  Context context_;
+  std::unordered_map<void*, DeviceMemory> blocks_;
+  StepBuffer buffer_;
+  std::shared_ptr<Linear> linear_;
+  std::shared_ptr<Sampler> sampler_;
+  StepGraphs graphs_;
+  std::vector<Call> calls_;  // not launched yet
+  std::vector<Call> launching_;
+  std::vector<SampleArgs> samples_;  // not finished yet: at most one
+  std::vector<int64_t> key_;
+  bool deferring_ = false;
+  bool busy_ = false;  // something was launched since the last Sync
+};
+
+// Empty where there is a GPU that this build can use.
+std::string WhyNot() {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess) return cudaGetErrorString(status);
+  if (count == 0) return "there is no NVIDIA GPU";
+  cudaDeviceProp properties;
+  EVERLONG_CUDA(cudaGetDeviceProperties(&properties, 0));
+  if (properties.major >= 8) return {};
+  return std::string(properties.name) + " has compute capability " +
+         std::to_string(properties.major) + "." + std::to_string(properties.minor) +
+         ", 8.0 is needed";
+}
+
+}  // namespace
+}  // namespace everlong::cuda
+
+// What kernels/cuda_module.cc looks up.
+extern "C" __attribute__((visibility("default"))) everlong::Kernels* EverlongMakeCudaKernels(
+    everlong::DType weight_type, std::string* why) {
+  try {
+    *why = everlong::cuda::WhyNot();
+    if (!why->empty()) return nullptr;
+    return new everlong::cuda::CudaKernels(weight_type);
+  } catch (const std::exception& error) {
+    *why = error.what();
+    return nullptr;
+  }
+}

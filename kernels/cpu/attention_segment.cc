@@ -303,7 +303,7 @@ void AttendLoaded(const QueryRows& rows, const AttentionScratch& scratch, int64_
     case DType::kBF16:
       return AttendTiles<BF16>(rows, scratch, segment, state);
     default:
-      EVERLONG_CHECK(!IsQuantized(rows.args->cache.type));
+      EVERLONG_CHECK(rows.args->cache.type < DType::kF8);
   }
 }
 

@@ -53,7 +53,10 @@ class CpuKernels : public Kernels {
   void Embed(const EmbedArgs& args) override { cpu::Embed(args, step_.tokens(), pool_); }
   void RmsNorm(const RmsNormArgs& args) override { cpu::RmsNorm(args, step_, pool_); }
   void MatMul(const MatMulArgs& args) override { matmul_.Run(args, pool_); }
-  void StoreKv(const StoreKvArgs& args) override { cpu::StoreKv(args, step_, pool_); }
+  void StoreKv(const StoreKvArgs& args) override {
+    EVERLONG_CHECK(args.cache.type < DType::kF8);
+    cpu::StoreKv(args, step_, pool_);
+  }
 
   void IndexKeys(const IndexKeysArgs& args) override { index_keys_.Run(args, step_, pool_); }
   void Select(const SelectArgs& args) override { select_.Run(args, step_, pool_); }

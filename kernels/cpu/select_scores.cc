@@ -37,7 +37,7 @@ void LoadKeyVectors(const std::byte* from, DType type, int64_t head_dim, const f
       LoadRow<BF16>(from, head_dim, out);
       break;
     default:
-      EVERLONG_CHECK(!IsQuantized(type));
+      EVERLONG_CHECK(type < DType::kF8);
   }
   if (cos == nullptr) return;
   const int64_t half = head_dim / 2;

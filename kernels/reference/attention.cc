@@ -2,7 +2,6 @@
 #include <cmath>
 #include <limits>
 
-#include "kernels/dtype.h"
 #include "kernels/reference/step.h"
 
 namespace everlong::reference {
@@ -129,7 +128,6 @@ std::vector<Query> BlockQueries(const AttentionArgs& args, const StepSequence& s
 void Attend(const AttentionArgs& args, const Step& step, const QueryBlock& block, int64_t kv_head) {
   const KvCache& cache = args.cache;
   const int64_t dim = cache.head_dim;
-  const int64_t element = ByteSize(cache.type);
   const StepSequence& sequence = step.sequences[block.sequence];
   std::span<const int32_t> selected;
   if (block.slot >= 0) selected = SelectedBlocks(args.selection, args.layer, block.slot, kv_head);
@@ -140,11 +138,8 @@ void Attend(const AttentionArgs& args, const Step& step, const QueryBlock& block
   std::vector<double> value(dim);
   const int64_t end = sequence.Position(block.first_row + block.num_rows);
   ForEachKey(block, selected, end, [&](int64_t position, int64_t index, bool far) {
-    const std::byte* from = sequence.Key(cache, args.layer, kv_head, position);
-    for (int64_t i = 0; i < dim; ++i) {
-      key[i] = ReadElement(from + i * element, cache.type);
-      value[i] = ReadElement(from + (kBlockTokens * dim + i) * element, cache.type);
-    }
+    sequence.Key(cache, args.layer, kv_head, position).Read(key);
+    sequence.Value(cache, args.layer, kv_head, position).Read(value);
     if (args.rotate) Rotate(key, numbering.Key(position, index, far), args.rope);
     for (Query& query : queries) {
       if (query.position < position) continue;

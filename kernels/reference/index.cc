@@ -53,15 +53,12 @@ void Encode(const KeyIndex& index, std::span<const double> x, int64_t token,
 void IndexHead(const IndexKeysArgs& args, int64_t page, int64_t head) {
   const KvCache& cache = args.cache;
   const int64_t dim = cache.head_dim;
-  const int64_t element = ByteSize(cache.type);
   std::vector<double> keys(kPageTokens * dim);
   std::vector<double> mean(dim);
   for (int64_t t = 0; t < kPageTokens; ++t) {
-    const std::byte* from = KeyAddress(cache, args.layer, page, head, t);
-    for (int64_t i = 0; i < dim; ++i) {
-      keys[t * dim + i] = ReadElement(from + i * element, cache.type);
-      mean[i] += keys[t * dim + i] / kPageTokens;
-    }
+    const std::span<double> key(keys.data() + t * dim, dim);
+    KeyRow(cache, args.layer, page, head, t).Read(key);
+    for (int64_t i = 0; i < dim; ++i) mean[i] += key[i] / kPageTokens;
   }
   const IndexHeadView view = IndexHeadAt(args.index, args.layer, page, head);
   for (int64_t i = 0; i < dim; ++i) {

@@ -35,17 +35,13 @@ void StoreRow(const StoreKvArgs& args, const float* k, const StepSequence& seque
               int64_t position) {
   const KvCache& cache = args.cache;
   const int64_t dim = cache.head_dim;
-  const int64_t element = ByteSize(cache.type);
   std::vector<float> key(dim);
   for (int64_t h = 0; h < cache.kv_heads; ++h, k += dim) {
     const float* v = k + cache.kv_heads * dim;
     key.assign(k, k + dim);
     if (args.k_norm != nullptr) Normalize(k, args.k_norm, key.data(), dim, args.eps);
-    std::byte* to = sequence.Key(cache, args.layer, h, position);
-    for (int64_t i = 0; i < dim; ++i) {
-      WriteElement(to + i * element, cache.type, key[i]);
-      WriteElement(to + (kBlockTokens * dim + i) * element, cache.type, v[i]);
-    }
+    sequence.Key(cache, args.layer, h, position).Write(key);
+    sequence.Value(cache, args.layer, h, position).Write({v, static_cast<size_t>(dim)});
   }
 }
 

@@ -158,11 +158,7 @@ class Chooser {
     std::vector<double> key(args_.cache.head_dim);
     for (int64_t head = first_head_; head < end_head_; ++head) {
       for (int64_t p = begin; p < end; ++p) {
-        const std::byte* from = sequence_.Key(args_.cache, args_.layer, head, p);
-        for (size_t i = 0; i < key.size(); ++i) {
-          key[i] = ReadElement(from + static_cast<int64_t>(i) * ByteSize(args_.cache.type),
-                               args_.cache.type);
-        }
+        sequence_.Key(args_.cache, args_.layer, head, p).Read(key);
         best = std::max(best, BestDot(head, key));
       }
     }

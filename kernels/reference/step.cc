@@ -1,8 +1,10 @@
 #include "kernels/reference/step.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/check.h"
+#include "kernels/dtype.h"
 
 namespace everlong::reference {
 
@@ -23,6 +25,47 @@ double Dot(std::span<const double> a, std::span<const double> b) {
   double sum = 0.0;
   for (size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
   return sum;
+}
+
+void CachedRow::Read(std::span<double> out) const {
+  const double factor = type == DType::kF8 ? ReadElement(scale, DType::kF32) : 1.0;
+  const std::byte* from = elements;
+  for (double& x : out) {
+    x = factor * ReadElement(from, type);
+    from += ByteSize(type);
+  }
+}
+
+void CachedRow::Write(std::span<const float> values) const {
+  float divisor = 1.0f;
+  if (type == DType::kF8) {
+    float largest = 0.0f;
+    for (const float x : values) largest = std::max(largest, std::abs(x));
+    const float stored = largest / 448.0f;
+    WriteElement(scale, DType::kF32, stored);
+    if (stored > 0.0f) divisor = stored;  // else all elements round to 0
+  }
+  std::byte* to = elements;
+  for (const float x : values) {
+    WriteElement(to, type, x / divisor);
+    to += ByteSize(type);
+  }
+}
+
+CachedRow KeyRow(const KvCache& cache, int64_t layer, int64_t page, int64_t head, int64_t slot) {
+  const int64_t row = slot % kBlockTokens;
+  std::byte* block = KeyAddress(cache, layer, page, head, slot - row);
+  const int64_t element = ByteSize(cache.type);
+  return {.elements = block + row * cache.head_dim * element,
+          .scale = block + cache.BlockElements() * element + row * 4,
+          .type = cache.type};
+}
+
+CachedRow ValueRow(const KvCache& cache, int64_t layer, int64_t page, int64_t head, int64_t slot) {
+  CachedRow row = KeyRow(cache, layer, page, head, slot);
+  row.elements += int64_t{kBlockTokens} * cache.head_dim * ByteSize(cache.type);
+  row.scale += int64_t{kBlockTokens} * 4;
+  return row;
 }
 
 Step::Step(const StepLayout& layout)

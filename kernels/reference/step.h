@@ -1,4 +1,4 @@
-// What the reference backend's files share: rotation, and the step that they work on.
+// What the reference backend's files share: rotation, the cache, and the step that they work on.
 #pragma once
 
 #include <cstddef>
@@ -15,14 +15,30 @@ void Rotate(std::span<double> x, int64_t position, const Rope& rope);
 
 double Dot(std::span<const double> a, std::span<const double> b);
 
+// A key or value in the cache.
+struct CachedRow {
+  std::byte* elements;  // [head_dim]
+  std::byte* scale;     // f32, kF8 only
+  DType type;
+
+  void Read(std::span<double> out) const;
+  void Write(std::span<const float> values) const;
+};
+
+CachedRow KeyRow(const KvCache& cache, int64_t layer, int64_t page, int64_t head, int64_t slot);
+CachedRow ValueRow(const KvCache& cache, int64_t layer, int64_t page, int64_t head, int64_t slot);
+
 struct StepSequence {
   int64_t first_token;  // row in the batch
   int64_t num_tokens;
   int64_t context;
   std::vector<int32_t> pages;
 
-  std::byte* Key(const KvCache& cache, int64_t layer, int64_t head, int64_t position) const {
-    return KeyAddress(cache, layer, pages[position / kPageTokens], head, position % kPageTokens);
+  CachedRow Key(const KvCache& cache, int64_t layer, int64_t head, int64_t position) const {
+    return KeyRow(cache, layer, pages[position / kPageTokens], head, position % kPageTokens);
+  }
+  CachedRow Value(const KvCache& cache, int64_t layer, int64_t head, int64_t position) const {
+    return ValueRow(cache, layer, pages[position / kPageTokens], head, position % kPageTokens);
   }
   int64_t Position(int64_t row) const { return context + row - first_token; }
 };

@@ -1,4 +1,4 @@
-// Conversions of 16-bit types, exhaustively, against their definition.
+// Conversions of 16-bit and 8-bit types, exhaustively, against their definition.
 #include "kernels/dtype.h"
 
 #include <bit>
@@ -25,12 +25,15 @@ INSTANTIATE_TEST_SUITE_P(Formats, HalfFormatTest,
                          [](const auto& info) { return info.index == 0 ? "F16" : "BF16"; });
 
 // The value of finite non-negative bits by IEEE 754's definition.
+double Decoded(int mantissa_bits, int exponent_bias, uint16_t bits) {
+  const int exponent = bits >> mantissa_bits;
+  const int mantissa = bits & ((1 << mantissa_bits) - 1);
+  const int significand = exponent == 0 ? mantissa : mantissa + (1 << mantissa_bits);
+  return std::ldexp(significand, std::max(exponent, 1) - exponent_bias - mantissa_bits);
+}
+
 double Decoded(const Format& format, uint16_t bits) {
-  const int exponent = bits >> format.mantissa_bits;
-  const int mantissa = bits & ((1 << format.mantissa_bits) - 1);
-  const int significand = exponent == 0 ? mantissa : mantissa + (1 << format.mantissa_bits);
-  return std::ldexp(significand,
-                    std::max(exponent, 1) - format.exponent_bias - format.mantissa_bits);
+  return Decoded(format.mantissa_bits, format.exponent_bias, bits);
 }
 
 TEST_P(HalfFormatTest, WidensEveryFiniteValueExactlyAndBack) {
@@ -74,6 +77,46 @@ TEST_P(HalfFormatTest, KeepsInfinityAndNan) {
   for (const uint32_t bits : {0x7F800001u, 0x7FFFFFFFu, 0xFF800001u, 0x7F80FFFFu, 0x7FC00000u}) {
     EXPECT_TRUE(std::isnan(format.widen(format.narrow(std::bit_cast<float>(bits))))) << bits;
   }
+}
+
+constexpr uint8_t kLargestF8 = 0x7E;
+
+double DecodedF8(uint8_t bits) {
+  return Decoded(3, 7, bits);
+}
+
+TEST(F8Test, WidensEveryFiniteValueExactlyAndBack) {
+  EXPECT_EQ(DecodedF8(kLargestF8), 448.0);
+  for (uint8_t bits = 0; bits <= kLargestF8; ++bits) {
+    const uint8_t negative = bits | 0x80;
+    ASSERT_EQ(F8ToF32(bits), DecodedF8(bits)) << int{bits};
+    ASSERT_EQ(F8ToF32(negative), -DecodedF8(bits)) << int{bits};
+    ASSERT_EQ(F32ToF8(F8ToF32(bits)), bits);
+    ASSERT_EQ(F32ToF8(F8ToF32(negative)), negative);
+  }
+}
+
+TEST(F8Test, RoundsToNearestAndTiesToEven) {
+  for (uint8_t below = 0; below < kLargestF8; ++below) {
+    const uint8_t above = below + 1;
+    const auto tie = static_cast<float>((DecodedF8(below) + DecodedF8(above)) / 2);
+    ASSERT_EQ(F32ToF8(tie), below % 2 == 0 ? below : above) << int{below};
+    ASSERT_EQ(F32ToF8(std::nextafter(tie, 0.0f)), below) << int{below};
+    ASSERT_EQ(F32ToF8(std::nextafter(tie, INFINITY)), above) << int{below};
+    ASSERT_EQ(F32ToF8(-tie), (below % 2 == 0 ? below : above) | 0x80) << int{below};
+  }
+  EXPECT_EQ(F32ToF8(std::numeric_limits<float>::denorm_min()), 0);
+}
+
+TEST(F8Test, SaturatesAndKeepsNan) {
+  for (const float large : {448.0f, 449.0f, 480.0f, 1e30f, INFINITY}) {
+    EXPECT_EQ(F32ToF8(large), kLargestF8) << large;
+    EXPECT_EQ(F32ToF8(-large), kLargestF8 | 0x80) << large;
+  }
+  EXPECT_TRUE(std::isnan(F8ToF32(F32ToF8(NAN))));
+  EXPECT_TRUE(std::isnan(F8ToF32(F32ToF8(-NAN))));
+  EXPECT_TRUE(std::isnan(F8ToF32(0x7F)));
+  EXPECT_TRUE(std::isnan(F8ToF32(0xFF)));
 }
 
 }  // namespace

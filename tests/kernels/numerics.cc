@@ -11,8 +11,8 @@
 namespace everlong {
 
 std::string TypeName(DType type) {
-  constexpr const char* kNames[] = {"F32",  "F16",  "BF16", "Q8_0", "Q4_0", "Q4_1",
-                                    "Q5_0", "Q5_1", "Q4K",  "Q5K",  "Q6K"};
+  constexpr const char* kNames[] = {"F32",  "F16",  "BF16", "F8",  "Q8_0", "Q4_0",
+                                    "Q4_1", "Q5_0", "Q5_1", "Q4K", "Q5K",  "Q6K"};
   return kNames[static_cast<int>(type)];
 }
 

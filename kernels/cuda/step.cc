@@ -12,6 +12,16 @@ namespace {
 
 constexpr int64_t kAlignment = 256;
 
+void AddStages(const SelectParams& params, StepPlan::Selects& sum) {
+  for (int32_t s = 0; s < params.num_stages; ++s) {
+    const HipStage& stage = params.stages[s];
+    int32_t& shortest = sum.chunk_tokens[s];
+    shortest = shortest == 0 ? stage.chunk_tokens : std::min(shortest, stage.chunk_tokens);
+    const int32_t kept = stage.keep_chunks * stage.chunk_tokens;
+    sum.kept_tokens[s] = std::max(sum.kept_tokens[s], kept);
+  }
+}
+
 // What the blocks [begin, end) of a plan ask of the selection.
 StepPlan::Selects Summarize(const AttentionPlan& plan, int32_t begin, int32_t end) {
   StepPlan::Selects sum;
@@ -26,6 +36,7 @@ StepPlan::Selects Summarize(const AttentionPlan& plan, int32_t begin, int32_t en
     if (!scans) {
       sum.first_stage = std::min(sum.first_stage, block.first_stage);
       sum.end_stage = std::max(sum.end_stage, num_stages);
+      AddStages(params, sum);
     }
     sum.max_keep_blocks = std::max(sum.max_keep_blocks, params.keep_blocks);
     sum.max_rerank = std::max(sum.max_rerank, params.rerank);
@@ -37,6 +48,8 @@ StepPlan::Selects Summarize(const AttentionPlan& plan, int32_t begin, int32_t en
 void Append(std::vector<int64_t>& shape, const StepPlan::Selects& s) {
   shape.insert(shape.end(), {s.scan, s.hip, s.first_stage, s.end_stage, s.max_keep_blocks,
                              s.max_rerank, s.all_heads});
+  shape.insert(shape.end(), std::begin(s.chunk_tokens), std::end(s.chunk_tokens));
+  shape.insert(shape.end(), std::begin(s.kept_tokens), std::end(s.kept_tokens));
 }
 
 }  // namespace

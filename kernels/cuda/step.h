@@ -30,6 +30,9 @@ struct StepPlan {
     int32_t max_keep_blocks = 0;
     int32_t max_rerank = 1;
     bool all_heads = false;  // some block scores over all heads
+    // Of the blocks that probe, by stage: the shortest chunks, and the most tokens that one keeps.
+    int32_t chunk_tokens[kMaxStages] = {};
+    int32_t kept_tokens[kMaxStages] = {};
 
     bool operator==(const Selects&) const = default;
   };

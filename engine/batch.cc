@@ -12,6 +12,7 @@ void Batch::Clear(int32_t num_plans, int32_t num_layers, int32_t first_prompt_sl
   fidelity_.Clear(num_plans, num_layers);
   slices_.clear();
   tokens_.clear();
+  num_decode_ = 0;
   query_begin_.assign(1, 0);
   context_begin_.clear();
   pages_.clear();
@@ -22,57 +23,69 @@ void Batch::Clear(int32_t num_plans, int32_t num_layers, int32_t first_prompt_sl
 }
 
 void Batch::Add(Sequence& sequence, int64_t num_tokens) {
+  slices_.push_back({.sequence = &sequence, .num_tokens = num_tokens});
+}
+
+void Batch::AddDecoded(Slice& slice) {
+  const Sequence& sequence = *slice.sequence;
   const Session& s = sequence.session;
-  const auto first_output = static_cast<int32_t>(output_rows_.size());
-  AddOutputs(sequence, num_tokens);
+  const int64_t begin = std::max(s.stored, sequence.plan().decode_begin);
+  const int64_t end = s.stored + slice.num_tokens;
+  if (begin >= end) return;
+  for (int64_t position = begin; position < end; ++position) {
+    AddRows(sequence, position, position + 1);
+  }
+  slice.use = UseOf(*sequence.policy, plan_builders_, end - 1);
+  if (sequence.Compares(end - 1)) slice.compared = fidelity_.Add(plan_builders_);
+  if (!sequence.forked || slice.num_tokens < s.num_pending()) return;
+  slice.sample = static_cast<int32_t>(output_rows_.size());
+  output_rows_.push_back(static_cast<int32_t>(tokens_.size()) - 1);
+  params_.push_back(sequence.NextSample(adjusts_));
+}
+
+void Batch::AddPrompt(Slice& slice) {
+  const Sequence& sequence = *slice.sequence;
+  const Session& s = sequence.session;
+  const int64_t end = std::min(s.stored + slice.num_tokens, sequence.plan().decode_begin);
+  if (s.stored >= end) return;
+  const auto first_row = static_cast<int32_t>(tokens_.size());
+  AddRows(sequence, s.stored, end);
+  const int32_t num_top = sequence.request->prompt_logprobs;
+  if (num_top < 0) return;
+  slice.first_score = static_cast<int32_t>(output_rows_.size());
+  // The row of a position scores the token after it.
+  for (int64_t i = std::max(s.stored, sequence.num_scored - 1); i < end; ++i) {
+    output_rows_.push_back(first_row + static_cast<int32_t>(i - s.stored));
+    params_.push_back({.score_token = s.tokens[i + 1], .num_top = num_top});
+  }
+  slice.end_score = static_cast<int32_t>(output_rows_.size());
+}
+
+// The tokens at [begin, end) as a sequence of the step.
+void Batch::AddRows(const Sequence& sequence, int64_t begin, int64_t end) {
+  const Session& s = sequence.session;
   for (size_t i = 0; i < plan_builders_.size(); ++i) {
     plan_builders_[i].Add(sequence.plan(), static_cast<int32_t>(i),
-                          static_cast<int32_t>(slices_.size()),
-                          static_cast<int32_t>(tokens_.size()), s.stored, s.stored + num_tokens);
+                          static_cast<int32_t>(context_begin_.size()),
+                          static_cast<int32_t>(tokens_.size()), begin, end);
   }
-  Slice slice = {.sequence = &sequence,
-                 .num_tokens = num_tokens,
-                 .first_output = first_output,
-                 .end_output = static_cast<int32_t>(output_rows_.size())};
-  const int64_t last = s.stored + num_tokens - 1;
-  if (last >= sequence.plan().decode_begin) {
-    slice.use = UseOf(*sequence.policy, plan_builders_, last);
-    if (sequence.Compares(last)) slice.compared = fidelity_.Add(plan_builders_);
-  }
-  slices_.push_back(slice);
-  tokens_.insert(tokens_.end(), s.tokens.begin() + s.stored,
-                 s.tokens.begin() + s.stored + num_tokens);
+  tokens_.insert(tokens_.end(), s.tokens.begin() + begin, s.tokens.begin() + end);
   query_begin_.push_back(static_cast<int32_t>(tokens_.size()));
-  context_begin_.push_back(s.stored);
+  context_begin_.push_back(begin);
   pages_.insert(pages_.end(), s.pages.begin(), s.pages.end());
   page_begin_.push_back(static_cast<int64_t>(pages_.size()));
 }
 
-void Batch::AddOutputs(Sequence& sequence, int64_t num_tokens) {
-  const Session& s = sequence.session;
-  const auto first_row = static_cast<int32_t>(tokens_.size());
-  if (sequence.request->prompt_logprobs >= 0) {
-    // The row of a position scores the token after it.
-    const int64_t begin = std::max(s.stored, sequence.num_scored - 1);
-    const int64_t end = std::min(s.stored + num_tokens, sequence.num_prompt - 1);
-    for (int64_t position = begin; position < end; ++position) {
-      output_rows_.push_back(first_row + static_cast<int32_t>(position - s.stored));
-      params_.push_back(
-          {.score_token = s.tokens[position + 1], .num_top = sequence.request->prompt_logprobs});
-    }
-  }
-  if (sequence.forked && num_tokens == s.num_pending()) {
-    output_rows_.push_back(first_row + static_cast<int32_t>(num_tokens) - 1);
-    params_.push_back(sequence.NextSample(adjusts_));
-  }
-}
-
 StepLayout Batch::Layout() {
+  for (Slice& slice : slices_) AddDecoded(slice);
+  num_decode_ = num_tokens();
+  for (Slice& slice : slices_) AddPrompt(slice);
   plans_.clear();
   for (const PlanBuilder& builder : plan_builders_) plans_.push_back(builder.plan());
   if (!fidelity_.empty()) fidelity_.AppendPlans(plans_);
-  return {.num_sequences = static_cast<int32_t>(slices_.size()),
+  return {.num_sequences = static_cast<int32_t>(context_begin_.size()),
           .num_tokens = static_cast<int32_t>(tokens_.size()),
+          .num_decode = static_cast<int32_t>(num_decode_),
           .tokens = tokens_.data(),
           .query_begin = query_begin_.data(),
           .context_begin = context_begin_.data(),
@@ -85,6 +98,7 @@ StepLayout Batch::Layout() {
 }
 
 void Batch::Run(Model& model, Kernels& kernels, const ContextMemory& memory) {
+  const StepLayout layout = Layout();
   const auto num_outputs = static_cast<int32_t>(output_rows_.size());
   sampled_tokens_.resize(num_outputs);
   sampled_logprobs_.resize(num_outputs);
@@ -92,7 +106,7 @@ void Batch::Run(Model& model, Kernels& kernels, const ContextMemory& memory) {
   int32_t max_top = 0;
   for (const SampleParams& params : params_) max_top = std::max(max_top, params.num_top);
 
-  model.Forward(Layout(), memory, fidelity_.empty() ? nullptr : &fidelity_);
+  model.Forward(layout, memory, fidelity_.empty() ? nullptr : &fidelity_);
   for (int32_t first = 0; first < num_outputs; first += model.max_logit_rows()) {
     SampleRows(model, kernels, first, std::min(num_outputs - first, model.max_logit_rows()),
                max_top);
@@ -129,8 +143,7 @@ Batch::Result Batch::result(int32_t output) const {
   const SampleParams& params = params_[output];
   return {.chosen = {sampled_tokens_[output], sampled_logprobs_[output]},
           .top = top_.data() + static_cast<size_t>(output) * kMaxTop,
-          .num_top = params.num_top,
-          .sampled = params.score_token < 0};
+          .num_top = params.num_top};
 }
 
 }  // namespace everlong

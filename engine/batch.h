@@ -14,6 +14,10 @@ namespace everlong {
 class Model;
 struct ContextMemory;
 
+// Tokens from the prompt's last one on are decoded: each is a row of its own among the step's first
+// ones, whatever else of its sequence is in the step. So what they give does not depend on chunks,
+// and neither on whether they come again after a preemption.
+//
 // Engine thread only. Filled with Add, run once, then read; vectors keep their capacity.
 class Batch {
  public:
@@ -21,8 +25,9 @@ class Batch {
   struct Slice {
     Sequence* sequence;
     int64_t num_tokens;
-    int32_t first_output;  // range of this slice's rows of logits
-    int32_t end_output;
+    int32_t first_score = 0;  // rows of logits that score its prompt's tokens
+    int32_t end_score = 0;
+    int32_t sample = -1;         // the row that gives its next token, or -1
     std::optional<StepUse> use;  // of its last token, where that is decoded
     int32_t compared = -1;       // that token's number in fidelity(), or -1
   };
@@ -31,7 +36,6 @@ class Batch {
     TokenLogprob chosen;  // the sampled or the scored token
     const TokenLogprob* top;
     int32_t num_top;
-    bool sampled;
   };
 
   // `num_plans` layer classes; prompt blocks take Selection slots from first_prompt_slot on.
@@ -39,6 +43,7 @@ class Batch {
   void Add(Sequence& sequence, int64_t num_tokens);
   bool empty() const { return slices_.empty(); }
   int64_t num_tokens() const { return static_cast<int64_t>(tokens_.size()); }
+  bool reads_prompts() const { return num_decode_ < num_tokens(); }
 
   // Forward pass and sampling; returns once the results are there.
   void Run(Model& model, Kernels& kernels, const ContextMemory& memory);
@@ -48,11 +53,14 @@ class Batch {
   const Fidelity& fidelity() const { return fidelity_; }
 
  private:
+  void AddDecoded(Slice& slice);
+  void AddPrompt(Slice& slice);
+  void AddRows(const Sequence& sequence, int64_t begin, int64_t end);
   StepLayout Layout();
-  void AddOutputs(Sequence& sequence, int64_t num_tokens);
   void SampleRows(Model& model, Kernels& kernels, int32_t first, int32_t rows, int32_t max_top);
 
   std::vector<Slice> slices_;
+  int64_t num_decode_ = 0;
   std::vector<int32_t> tokens_;
   std::vector<int32_t> query_begin_;
   std::vector<int64_t> context_begin_;

@@ -385,9 +385,8 @@ void EngineLoop::DeliverSlice(const Batch::Slice& slice, absl::Time now) {
 
   PrefillEvent prefill = {.done_tokens = std::min(sequence.session.stored, sequence.num_prompt),
                           .total_tokens = sequence.num_prompt};
-  int32_t output = slice.first_output;
-  for (; output < slice.end_output && !batch_.result(output).sampled; ++output) {
-    prefill.prompt_logprobs.push_back(ToLogprobs(batch_.result(output)));
+  for (int32_t score = slice.first_score; score < slice.end_score; ++score) {
+    prefill.prompt_logprobs.push_back(ToLogprobs(batch_.result(score)));
     ++sequence.num_scored;
   }
   if (prefill.done_tokens > active.reported_prefill) {
@@ -395,7 +394,7 @@ void EngineLoop::DeliverSlice(const Batch::Slice& slice, absl::Time now) {
     active.reported_prefill = prefill.done_tokens;
     active.sink->OnEvent(std::move(prefill));
   }
-  if (output < slice.end_output) DeliverToken(active, sequence, batch_.result(output), now);
+  if (slice.sample >= 0) DeliverToken(active, sequence, batch_.result(slice.sample), now);
 }
 
 void EngineLoop::DeliverToken(ActiveRequest& active, Sequence& sequence,
@@ -537,8 +536,7 @@ void EngineLoop::CountReuse(ActiveRequest& active, const Sequence& sequence) {
 }
 
 void EngineLoop::CountStep(absl::Duration duration) {
-  const bool prefill = std::any_of(batch_.slices().begin(), batch_.slices().end(),
-                                   [](const Batch::Slice& slice) { return slice.num_tokens > 1; });
+  const bool prefill = batch_.reads_prompts();
   const auto tokens = static_cast<double>(batch_.num_tokens());
   (prefill ? stats_.step_seconds_prefill : stats_.step_seconds_decode).Observe(Seconds(duration));
   (prefill ? stats_.step_tokens_prefill : stats_.step_tokens_decode).Observe(tokens);

@@ -147,22 +147,25 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const Checkpoint& checkpoint,
 }
 
 void Model::Forward(const StepLayout& step, const ContextMemory& memory, Fidelity* fidelity) {
+  const int32_t* outputs_end = step.output_rows + step.num_outputs;
+  num_decode_outputs_ = static_cast<int32_t>(
+      std::lower_bound(step.output_rows, outputs_end, step.num_decode) - step.output_rows);
   kernels_->BeginStep(step);
   kernels_->Embed({.table = embedding_, .out = residual_});
   for (size_t i = 0; i < layers_.size(); ++i) {
     AttentionBlock(layers_[i], static_cast<int64_t>(i), step, memory, fidelity);
-    MlpBlock(layers_[i], step.num_tokens);
+    MlpBlock(layers_[i], {step.num_tokens, step.num_decode});
   }
 }
 
 void Model::AttentionBlock(const Layer& layer, int64_t index, const StepLayout& step,
                            const ContextMemory& memory, Fidelity* fidelity) {
-  const int32_t rows = step.num_tokens;
+  const Rows rows = {step.num_tokens, step.num_decode};
   const int64_t q_width = int64_t{config_.q_heads} * config_.head_dim;
   const int64_t qkv_width = q_width + int64_t{2} * config_.kv_heads * config_.head_dim;
   const Rope rope = {.inv_freq = config_.rope_inv_freq.data(), .scale = config_.rope_scale};
   const int32_t plan = memory.layer_class[index];
-  Norm(layer.attention_norm, rows, -1);
+  Norm(layer.attention_norm, rows.all, -1);
   Apply(layer.qkv, normed_, config_.hidden_size, qkv_, qkv_width, rows, MatMulOut::kActivations);
   kernels_->StoreKv({.cache = memory.cache,
                      .qkv = qkv_,
@@ -207,24 +210,26 @@ void Model::AttentionBlock(const Layer& layer, int64_t index, const StepLayout& 
         MatMulOut::kAddF32);
 }
 
-void Model::MlpBlock(const Layer& layer, int32_t rows) {
+void Model::MlpBlock(const Layer& layer, Rows rows) {
   const int64_t width = config_.intermediate_size;
-  Norm(layer.mlp_norm, rows, -1);
+  Norm(layer.mlp_norm, rows.all, -1);
   Apply(layer.gate_up, normed_, config_.hidden_size, gate_up_, 2 * width, rows,
         MatMulOut::kActivations);
   kernels_->GatedActivation(
-      {.gate_up = gate_up_, .out = gated_, .rows = rows, .width = static_cast<int32_t>(width)});
+      {.gate_up = gate_up_, .out = gated_, .rows = rows.all, .width = static_cast<int32_t>(width)});
   Apply(layer.down, gated_, width, residual_, config_.hidden_size, rows, MatMulOut::kAddF32);
 }
 
 float* Model::Logits(int32_t first, int32_t rows) {
+  const int32_t decoded = std::clamp(num_decode_outputs_ - first, 0, rows);
   Norm(final_norm_, rows, first);
-  Apply(head_, normed_, config_.hidden_size, logits_, config_.vocab_size, rows, MatMulOut::kF32);
+  Apply(head_, normed_, config_.hidden_size, logits_, config_.vocab_size, {rows, decoded},
+        MatMulOut::kF32);
   return logits_;
 }
 
 void Model::Apply(const Linear& linear, const void* x, int64_t x_stride, void* out,
-                  int64_t out_stride, int32_t rows, MatMulOut mode) {
+                  int64_t out_stride, Rows rows, MatMulOut mode) {
   const int64_t element = mode == MatMulOut::kActivations ? ByteSize(kernels_->activation_type())
                                                           : static_cast<int64_t>(sizeof(float));
   int64_t done = 0;
@@ -235,7 +240,8 @@ void Model::Apply(const Linear& linear, const void* x, int64_t x_stride, void* o
                       .out = static_cast<std::byte*>(out) + done * element,
                       .x_stride = x_stride,
                       .out_stride = out_stride,
-                      .rows = rows,
+                      .rows = rows.all,
+                      .decode_rows = rows.decoded,
                       .mode = mode});
     done += part.rows;
   }

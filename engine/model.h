@@ -55,20 +55,26 @@ class Model {
     Linear gate_up;
     Linear down;
   };
+  // Of a step or its outputs; those of decoded tokens come first.
+  struct Rows {
+    int32_t all;
+    int32_t decoded;
+  };
   class Loader;
 
   Model(ModelConfig config, Kernels* kernels, int32_t max_tokens, int32_t max_logit_rows);
 
   void AttentionBlock(const Layer& layer, int64_t index, const StepLayout& step,
                       const ContextMemory& memory, Fidelity* fidelity);
-  void MlpBlock(const Layer& layer, int32_t rows);
+  void MlpBlock(const Layer& layer, Rows rows);
   void Apply(const Linear& linear, const void* x, int64_t x_stride, void* out, int64_t out_stride,
-             int32_t rows, MatMulOut mode);
+             Rows rows, MatMulOut mode);
   void Norm(const float* weight, int32_t rows, int32_t first_output);
 
   ModelConfig config_;
   Kernels* kernels_;
   int32_t max_logit_rows_;
+  int32_t num_decode_outputs_ = 0;  // of the last Forward
 
   Matrix embedding_;
   Linear head_;

@@ -11,6 +11,10 @@ uint64_t SampleSeed(uint64_t seed, int32_t sample) {
   return seed + static_cast<uint64_t>(sample) * 0x9E3779B97F4A7C15u;
 }
 
+// Of an output that is computed again, in a step: they share the reading of the weights, but each
+// reads the context.
+constexpr int64_t kReplayTokens = 16;
+
 bool Contains(const std::vector<int32_t>& ids, int32_t id) {
   return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
@@ -91,8 +95,8 @@ Sequence::Sequence(const Sequence& first, int32_t sample, Session session)
 int64_t Sequence::num_pending() const {
   // Samples part before the last prompt token, so that each gets logits of its own.
   if (!forked) return session.num_pending() - 1;
-  if (!sparse) return session.num_pending();
-  return session.stored < num_prompt ? num_prompt - session.stored : 1;
+  if (session.stored < num_prompt) return num_prompt - session.stored;
+  return sparse ? 1 : std::min(session.num_pending(), kReplayTokens);
 }
 
 bool Sequence::Compares(int64_t position) const {

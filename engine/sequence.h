@@ -64,8 +64,9 @@ struct Sequence {
 
   int64_t num_output() const { return static_cast<int64_t>(session.tokens.size()) - num_prompt; }
 
-  // Tokens it may take before it has to fork or sample. Sparse attention reads the prompt in blocks
-  // and what follows token by token, also when a preempted output is computed again.
+  // Tokens it may take in the next step, before it has to fork or sample: the rest of the prompt,
+  // then one. A preempted output comes again in small groups; where attention is sparse token by
+  // token, since a selection builds on the one before.
   int64_t num_pending() const;
   SequencePlan plan() const {
     return {.policy = policy, .decode_begin = num_prompt - 1, .slot = slot};

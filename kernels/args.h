@@ -257,17 +257,19 @@ struct AttentionPlan {
 // during BeginStep only. Token i of sequence s stands at position
 //   context_begin[s] + i - query_begin[s]
 // and sees positions up to its own. Page j of sequence s holds positions [64 j, 64 j + 64).
+// Sequences of a step may be parts of one context, whose pages they share: what a token sees is
+// stored before the step or by its StoreKv.
 //
-// The first num_decode tokens are decoded: each is a sequence's only one and a query block of its
-// own in every plan. What a backend rounds may depend on whether a token is decoded, but on nothing
-// else of the batch.
+// The first num_decode tokens are decoded: each is a sequence's only one and in every plan a query
+// block of its own or in none. What a backend rounds may depend on whether a token is decoded, but
+// on nothing else of the batch.
 struct StepLayout {
   int32_t num_sequences = 0;
   int32_t num_tokens = 0;
   int32_t num_decode = 0;
   const int32_t* tokens = nullptr;         // [num_tokens]
   const int32_t* query_begin = nullptr;    // [num_sequences + 1], cumulative
-  const int64_t* context_begin = nullptr;  // [num_sequences], tokens stored before this step
+  const int64_t* context_begin = nullptr;  // [num_sequences], the first token's position
   const int32_t* pages = nullptr;          // page ids, sequence after sequence
   const int64_t* page_begin = nullptr;     // [num_sequences + 1], cumulative, into pages
   int32_t num_outputs = 0;

@@ -32,6 +32,11 @@ std::vector<int32_t> OutputAlone(const EngineOptions& options, const std::string
 class EngineBackendTest : public ::testing::TestWithParam<std::string> {};
 INSTANTIATE_TEST_SUITE_P(Backends, EngineBackendTest, ::testing::Values("reference", "cpu"));
 
+// Nothing of a request's output depends on anything but the request.
+class EngineInvarianceTest : public EngineBackendTest {};
+INSTANTIATE_TEST_SUITE_P(Backends, EngineInvarianceTest,
+                         ::testing::Values("reference", "cpu", "phased"));
+
 TEST_P(EngineBackendTest, EventsComeInOrderAndCountsAgree) {
   auto engine = MakeTinyEngine(SmallOptions(), MakeKernels(GetParam()));
   auto sink = SubmitTo(*engine, GreedyRequest(RandomPrompt(1, 300), 12));
@@ -72,7 +77,7 @@ void ExpectSameAloneAndInAnyBatch(const std::vector<Request>& requests,
   }
 }
 
-TEST_P(EngineBackendTest, OutputIsTheSameAloneInAnyBatchWithAnyChunk) {
+TEST_P(EngineInvarianceTest, OutputIsTheSameAloneInAnyBatchWithAnyChunk) {
   std::vector<Request> requests;
   for (uint32_t i = 0; i < 6; ++i) {
     requests.push_back(GreedyRequest(RandomPrompt(i, 1 + 97 * i), 20));
@@ -81,7 +86,7 @@ TEST_P(EngineBackendTest, OutputIsTheSameAloneInAnyBatchWithAnyChunk) {
   ExpectSameAloneAndInAnyBatch(requests, GetParam());
 }
 
-TEST_P(EngineBackendTest, PreemptionDoesNotChangeTheOutput) {
+TEST_P(EngineInvarianceTest, PreemptionDoesNotChangeTheOutput) {
   EngineOptions options = SmallOptions();
   options.max_context = 640;
   options.kv_device_bytes = 12 * kTinyPageBytes;  // 768 tokens: one and a half of these requests
@@ -110,7 +115,7 @@ AttentionOverrides SparseAttention(const char* preset) {
           .window = 64};
 }
 
-TEST_P(EngineBackendTest, SparseOutputIsTheSameAloneInAnyBatchWithAnyChunk) {
+TEST_P(EngineInvarianceTest, SparseOutputIsTheSameAloneInAnyBatchWithAnyChunk) {
   std::vector<Request> requests;
   for (uint32_t i = 0; i < 6; ++i) {
     requests.push_back(GreedyRequest(RandomPrompt(i, 1 + 151 * i), 30));
@@ -119,7 +124,7 @@ TEST_P(EngineBackendTest, SparseOutputIsTheSameAloneInAnyBatchWithAnyChunk) {
   ExpectSameAloneAndInAnyBatch(requests, GetParam());
 }
 
-TEST_P(EngineBackendTest, SparseOutputSurvivesPreemptionAndSampling) {
+TEST_P(EngineInvarianceTest, SparseOutputSurvivesPreemptionAndSampling) {
   EngineOptions options = SmallOptions();
   options.max_context = 640;
   options.kv_device_bytes = 14 * kTinyPageBytes;
@@ -217,7 +222,7 @@ TEST(EngineAttentionTest, RequestsAreWarnedOfPositionsThatTheModelDoesNotBear) {
   EXPECT_EQ(warning(), "");
 }
 
-TEST_P(EngineBackendTest, SamplesShareThePromptAndDrawTheirOwnStreams) {
+TEST_P(EngineInvarianceTest, SamplesShareThePromptAndDrawTheirOwnStreams) {
   Request request = GreedyRequest(RandomPrompt(7, 150), 10);
   request.sampling = {.temperature = 1.0f, .seed = 11};
   request.num_samples = 5;

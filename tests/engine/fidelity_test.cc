@@ -23,7 +23,7 @@ struct Expected {
   double tolerance = 0.0;  // of both numbers
 };
 
-// Computes the fidelity of each sparse token that is decoded, of one sequence, and counts the
+// Computes the fidelity of each sparse token that is decoded, of one context, and counts the
 // attention that was asked for.
 class WatchedKernels final : public HookedKernels {
  public:
@@ -33,11 +33,12 @@ class WatchedKernels final : public HookedKernels {
   void BeginStep(const StepLayout& layout) override {
     HookedKernels::BeginStep(layout);
     pages_.assign(layout.pages, layout.pages + layout.page_begin[1]);
-    position_ = layout.context_begin[0] + layout.num_tokens - 1;
+    position_ = layout.context_begin[0];
     blocks_.clear();
     for (int32_t i = 0; i < layout.num_plans; ++i) {
       const AttentionPlan& plan = layout.plans[i];
-      blocks_.push_back(plan.num_blocks == 0 ? QueryBlock() : plan.blocks[plan.num_blocks - 1]);
+      const bool decodes = layout.num_decode > 0 && plan.num_blocks > 0;
+      blocks_.push_back(decodes ? plan.blocks[0] : QueryBlock());
     }
   }
 
@@ -45,7 +46,7 @@ class WatchedKernels final : public HookedKernels {
     HookedKernels::Attention(args);
     ++(args.lse == nullptr ? num_plain : num_measured);
     const QueryBlock& block = blocks_[args.plan];
-    if (args.lse != nullptr || block.window_begin == 0 || block.num_rows > 1) return;
+    if (args.lse != nullptr || block.window_begin == 0) return;
     layers[args.layer].push_back(Compute(args, block));
   }
 

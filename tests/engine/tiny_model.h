@@ -57,7 +57,8 @@ struct RecordingSink : EventSink {
   std::vector<size_t> order;  // Event::index of each event
 };
 
-// "cpu", with two threads, or "reference".
+// "cpu", with two threads, "reference", or "phased", which rounds decoded tokens otherwise than
+// prompts.
 std::unique_ptr<Kernels> MakeKernels(const std::string& name);
 
 // Pages of the tiny model: 2 layers, 2 KV heads, 64 tokens, K and V of 8 f32 each.

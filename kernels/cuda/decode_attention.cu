@@ -1,0 +1,299 @@
+// Attention of decoded tokens: few queries, one for every head of a group, and many keys, so that
+// the time goes to reading them. The keys of a token and KV head are split among CTAs and these
+// among warps. Softmax runs online in every warp (Milakov, Gimelshein 2018); the CTA that is last
+// to finish merges what the CTAs of a token and head leave (Dao et al., Flash-Decoding, 2023). How
+// keys are split is a function of how many there are.
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/check.h"
+#include "kernels/cuda/decode_fold.cuh"
+#include "kernels/cuda/error.h"
+#include "kernels/cuda/operations.h"
+
+namespace everlong::cuda {
+namespace decode {
+namespace {
+
+constexpr int kThreads = 32 * kWarps;
+constexpr int kTilesPerWarp = 2;  // at least, so that merging costs little
+constexpr int kLongRun = 4;       // tiles of a rotary page: the query is turned once for them
+constexpr int kMaxBlocks = 64;    // of a launch: bounds scratch memory
+constexpr float kLog2e = 1.44269504f;
+constexpr float kLn2 = 0.69314718f;
+
+// Where CTAs leave what they have folded, [block of the launch][heads that a CTA serves][split].
+struct Parts {
+  float* outs;         // [kHeads][kDim], relative to the sums' maxima
+  float2* sums;        // [kHeads]: largest score, sum of weights relative to it
+  uint32_t* counters;  // of all splits: CTAs that are done; zero between launches
+};
+
+// `heads` queries to [kHeads][kQueryStride], padded with zeros.
+template <class S>
+__device__ void StoreQuery(const uint16_t* q, int heads, int head_dim, uint16_t* to) {
+  for (int i = threadIdx.x; i < kHeads * (S::kDim / 4); i += kThreads) {
+    const int head = i / (S::kDim / 4);
+    const int dim = i % (S::kDim / 4) * 4;
+    const PaddedDim<S::kDim> at(dim, head_dim);
+    uint2 four = {};
+    if (head < heads && at.exists) {
+      four = *reinterpret_cast<const uint2*>(q + head * head_dim + at.stored);
+    }
+    *reinterpret_cast<uint2*>(to + head * S::kQueryStride + dim) = four;
+  }
+}
+
+// Turns of all places in a rotary page, those next to each other that lanes t = 0 .. 3 read at
+// once.
+template <class S>
+__device__ void StoreTurns(const RopeTable& rope, int half_dim, float* to) {
+  for (int i = threadIdx.x; i < kPageTokens * (S::kDim / 4); i += kThreads) {
+    const int row = i / (S::kDim / 4);
+    const int f = i % (S::kDim / 4);  // of pairs 2 f and 2 f + 1
+    float4 turns = {};
+    if (!S::kPadded || 2 * f < half_dim) {
+      turns = *reinterpret_cast<const float4*>(rope.offset + row * half_dim + 2 * f);
+    }
+    const int place = f / 16 * 16 + f % 4 * 4 + f / 4 % 4;
+    reinterpret_cast<float4*>(to + row * S::kTurnStride)[place] = turns;
+  }
+}
+
+// Where a CTA's results go: heads [first_head, first_head + heads) of a row.
+struct Results {
+  int64_t row;
+  int first_head;
+  int heads;
+};
+
+// Four padded dimensions of one of the heads.
+template <class S>
+__device__ void Finish(const AttentionArgs& args, const Results& results, int head, int dim,
+                       float4 out, float max, float sum) {
+  const int64_t result = results.row * args.q_heads + results.first_head + head;
+  if (dim == 0 && args.lse != nullptr) args.lse[result] = (max + log2f(sum)) * kLn2;
+  const PaddedDim<S::kDim> at(dim, args.cache.head_dim);
+  if (!at.exists) return;
+  const float factor = 1.0f / sum;
+  auto* to = static_cast<uint16_t*>(args.out) + result * args.cache.head_dim + at.stored;
+  *reinterpret_cast<uint2*>(to) = {PackBf16(out.x * factor, out.y * factor),
+                                   PackBf16(out.z * factor, out.w * factor)};
+}
+
+__device__ inline void AddScaled(float4& sum, float4 x, float factor) {
+  sum.x += x.x * factor;
+  sum.y += x.y * factor;
+  sum.z += x.z * factor;
+  sum.w += x.w * factor;
+}
+
+// Merges what the warps have folded into a part or, where there is only one, the results.
+// `folded`: [kWarps][kHeads][kPartStride].
+template <class S>
+__device__ void MergeWarps(const AttentionArgs& args, const Results& results, const float* folded,
+                           const float2 (&sums)[kWarps][kHeads], const Parts& parts, int64_t part,
+                           bool only_one) {
+  constexpr int kColumns = S::kDim / 4;
+  for (int i = threadIdx.x; i < results.heads * kColumns; i += kThreads) {
+    const int head = i / kColumns;
+    const int dim = i % kColumns * 4;
+    float max = -INFINITY;
+    for (int w = 0; w < kWarps; ++w) max = fmaxf(max, sums[w][head].x);
+    float4 out = {};
+    float sum = 0.0f;
+    for (int w = 0; w < kWarps; ++w) {
+      const float weight = exp2f(sums[w][head].x - max);
+      const float* from = folded + (w * kHeads + head) * S::kPartStride + dim;
+      AddScaled(out, *reinterpret_cast<const float4*>(from), weight);
+      sum += sums[w][head].y * weight;
+    }
+    if (only_one) {
+      Finish<S>(args, results, head, dim, out, max, sum);
+      continue;
+    }
+    reinterpret_cast<float4*>(parts.outs)[part * kHeads * kColumns + i] = out;
+    if (dim == 0) parts.sums[part * kHeads + head] = {max, sum};
+  }
+}
+
+// Whether this CTA is the last of `ctas` to come here; what the others stored before is then seen.
+__device__ inline bool IsLast(uint32_t* counter, uint32_t ctas) {
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    last = atomicAdd(counter, 1u) == ctas - 1;
+    if (last) *counter = 0;
+  }
+  __syncthreads();
+  __threadfence();
+  return last;
+}
+
+// Merges the parts of `splits` CTAs. `weights`: shared, [kHeads][kMaxSplits].
+template <class S>
+__device__ void MergeParts(const AttentionArgs& args, const Results& results, const float* outs,
+                           const float2* sums, int splits, float* weights) {
+  __shared__ float2 totals[kHeads];
+  const int lane = threadIdx.x % 32;
+  for (int head = threadIdx.x / 32; head < results.heads; head += kWarps) {
+    float max = -INFINITY;
+    for (int s = lane; s < splits; s += 32) max = fmaxf(max, __ldcg(&sums[s * kHeads + head]).x);
+    for (int lanes = 1; lanes < 32; lanes *= 2) {
+      max = fmaxf(max, __shfl_xor_sync(~0u, max, lanes));
+    }
+    float total = 0.0f;
+    for (int s = lane; s < splits; s += 32) {
+      const float2 sum = __ldcg(&sums[s * kHeads + head]);
+      const float weight = exp2f(sum.x - max);
+      weights[head * kMaxSplits + s] = weight;
+      total += sum.y * weight;
+    }
+    for (int lanes = 1; lanes < 32; lanes *= 2) total += __shfl_xor_sync(~0u, total, lanes);
+    if (lane == 0) totals[head] = {max, total};
+  }
+  __syncthreads();
+  constexpr int kColumns = S::kDim / 4;
+  for (int i = threadIdx.x; i < results.heads * kColumns; i += kThreads) {
+    const int head = i / kColumns;
+    const auto* part = reinterpret_cast<const float4*>(outs) + i;
+    float4 out = {};
+#pragma unroll 8
+    for (int s = 0; s < splits; ++s) {
+      AddScaled(out, __ldcg(part + s * kHeads * kColumns), weights[head * kMaxSplits + s]);
+    }
+    Finish<S>(args, results, head, i % kColumns * 4, out, totals[head].x, totals[head].y);
+  }
+}
+
+// Grid: (splits at most, KV heads times parts of their groups, blocks).
+template <class S>
+__global__ void __launch_bounds__(kThreads, S::kCtas)
+    AttendDecoded(AttentionArgs args, CacheLayer cache, Step step, const QueryBlock* blocks,
+                  RopeTable rope, Parts parts, int max_splits) {
+  extern __shared__ __align__(16) std::byte shared[];
+  auto* queries = reinterpret_cast<uint16_t*>(shared);
+  auto* scratch = reinterpret_cast<float*>(queries + (1 + kWarps) * S::kQueryElements);
+  __shared__ Reading reading;
+  __shared__ float2 sums[kWarps][kHeads];
+  const int split = blockIdx.x;
+  const int kv_head = blockIdx.y / cache.group_parts;
+  const int warp = threadIdx.x / 32;
+  const int head_dim = S::kPadded ? args.cache.head_dim : S::kDim;
+  const int head_in_group = blockIdx.y % cache.group_parts * kHeads;
+  const QueryBlock& block = blocks[blockIdx.z];
+  const Results results = {.row = block.first_row,
+                           .first_head = kv_head * cache.group + head_in_group,
+                           .heads = min(kHeads, cache.group - head_in_group)};
+  if (threadIdx.x == 0) reading = ReadingOf(args, cache, step, block, kv_head);
+  __syncthreads();
+  const int splits =
+      min((reading.num_tiles + kWarps * kTilesPerWarp - 1) / (kWarps * kTilesPerWarp), max_splits);
+  if (split >= splits) return;
+
+  const int workers = splits * kWarps;
+  const int run = reading.num_tiles >= 4 * kLongRun * workers ? kLongRun : 1;
+  Tiles tiles(reading, split * kWarps + warp, workers, run);
+  Tile tile = tiles.Next();
+  Keys<S> keys;
+  Values<S> values;
+  keys.Load(tile, head_dim);
+  values.Load(tile, head_dim);
+  StoreQuery<S>(static_cast<const uint16_t*>(args.q) + results.row * args.q_stride +
+                    results.first_head * head_dim,
+                results.heads, head_dim, queries);
+  const bool turns = reading.rotate &&
+                     (reading.clip_distance == kRaw || split * kWarps * run < reading.window_tiles);
+  if (turns) StoreTurns<S>(rope, head_dim / 2, scratch);
+  __syncthreads();
+
+  const float factor = args.scale * kLog2e * (args.rotate ? rope.scale * rope.scale : 1.0f);
+  Query<S> query(queries, queries + (1 + warp) * S::kQueryElements, rope, head_dim / 2);
+  Folded<S> folded;
+  while (tile.exists()) {
+    const Tile next = tiles.Next();
+    Scores scores;
+    Score(keys, tile, scratch, factor, query, scores);
+    keys.Load(next, head_dim);
+    folded.Weigh(scores);
+    folded.Add(values, scores);
+    values.Load(next, head_dim);
+    tile = next;
+  }
+
+  __syncthreads();  // turns are no longer needed
+  folded.Store(scratch + warp * kHeads * S::kPartStride, sums[warp]);
+  __syncthreads();
+  const int64_t result = static_cast<int64_t>(blockIdx.z) * gridDim.y + blockIdx.y;
+  const int64_t first_part = result * gridDim.x;
+  MergeWarps<S>(args, results, scratch, sums, parts, first_part + split, splits == 1);
+  if (splits == 1 || !IsLast(parts.counters + result, splits)) return;
+  MergeParts<S>(args, results, parts.outs + first_part * kHeads * S::kDim,
+                parts.sums + first_part * kHeads, splits, scratch);
+}
+
+int64_t Ceil(int64_t n, int64_t unit) {
+  return (n + unit - 1) / unit;
+}
+
+template <class S>
+void Launch(const AttentionArgs& args, const Step& step, Context& context) {
+  const StepPlan& plan = step.plans[args.plan];
+  const CacheLayer cache = LayerOf(args, kHeads);
+  const int results =
+      args.cache.kv_heads * cache.group_parts;  // CTAs that share a split of a token
+  const int max_splits = std::clamp(S::kCtas * context.num_sms / results, 1, kMaxSplits);
+  // No block is read twice; window and the rest may each leave half a tile.
+  const int64_t max_tiles = Ceil(step.max_length, kTileBlocks * kBlockTokens) + 1;
+  const auto splits =
+      static_cast<int>(std::min<int64_t>(max_splits, Ceil(max_tiles, kWarps * kTilesPerWarp)));
+  const int64_t all_results = int64_t{results} * std::min(plan.num_decode_blocks, kMaxBlocks);
+  const int64_t heads = all_results * splits * kHeads;
+  // Sums lie behind the results.
+  auto* outs = context.scratch.Get<float>(Scratch::kAttentionParts, heads * (S::kDim + 2));
+  const Parts parts = {
+      .outs = outs,
+      .sums = reinterpret_cast<float2*>(outs + heads * S::kDim),
+      .counters = context.scratch.Get<uint32_t>(Scratch::kAttentionCounters, all_results)};
+  const RopeTable rope =
+      args.rotate ? context.ropes.Get(args.rope, args.cache.head_dim) : RopeTable();
+  static const cudaError_t allowed = cudaFuncSetAttribute(
+      AttendDecoded<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes);
+  Check(allowed, "cudaFuncSetAttribute");
+  for (int first = 0; first < plan.num_decode_blocks; first += kMaxBlocks) {
+    const int blocks = std::min(plan.num_decode_blocks - first, kMaxBlocks);
+    AttendDecoded<S><<<dim3(splits, results, blocks), kThreads, S::kSharedBytes, context.stream>>>(
+        args, cache, step, plan.blocks + first, rope, parts, max_splits);
+    EVERLONG_CUDA_LAUNCHED("AttendDecoded");
+  }
+}
+
+template <class Kv>
+void LaunchFor(const AttentionArgs& args, const Step& step, Context& context) {
+  switch (args.cache.head_dim) {
+    case 64:
+      return Launch<Shape<Kv, 64, false>>(args, step, context);
+    case 128:
+      return Launch<Shape<Kv, 128, false>>(args, step, context);
+    default:
+      return Launch<Shape<Kv, 256, true>>(args, step, context);
+  }
+}
+
+}  // namespace
+}  // namespace decode
+
+void DecodeAttention(const AttentionArgs& args, const Step& step, Context& context) {
+  const KvCache& cache = args.cache;
+  EVERLONG_CHECK(args.q_heads % cache.kv_heads == 0);
+  EVERLONG_CHECK(cache.head_dim % 8 == 0 && cache.head_dim <= 256 && args.q_stride % 4 == 0);
+  EVERLONG_CHECK(cache.type == DType::kBF16 || cache.type == DType::kF8);
+  if (cache.type == DType::kBF16) {
+    decode::LaunchFor<Bf16Kv>(args, step, context);
+  } else {
+    decode::LaunchFor<F8Kv>(args, step, context);
+  }
+}
+
+}  // namespace everlong::cuda

@@ -5,6 +5,9 @@
 #include <charconv>
 #include <cmath>
 #include <cstring>
+#include <map>
+#include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -67,7 +70,7 @@ struct TypeForm {
 };
 
 constexpr TypeForm kTypes[] = {
-    {"f32", DType::kF32},
+    {"f32", DType::kF32},  // of vectors too
     {"f16", DType::kF16},
     {"bf16", DType::kBF16},
     {"q8_0", DType::kQ8_0, 74.0},
@@ -142,40 +145,36 @@ std::string ByteTokenizer() {
       .dump();
 }
 
-// 64 random bits at a time: Steele, Lea and Flood, "Fast splittable pseudorandom number
-// generators", 2014.
-class SplitMix {
- public:
-  // The FNV-1a hash of the name is the seed.
-  explicit SplitMix(std::string_view name) : state_(0xCBF29CE484222325) {
-    for (const char c : name) state_ = (state_ ^ static_cast<uint8_t>(c)) * 0x100000001B3;
-  }
-  uint64_t Next() {
-    uint64_t bits = state_ += 0x9E3779B97F4A7C15;
+// FNV-1a.
+uint64_t Hash(std::string_view name) {
+  uint64_t hash = 0xCBF29CE484222325;
+  for (const char c : name) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001B3;
+  return hash;
+}
+
+// Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014. Of each 64 bits
+// those in `kept` stay random, the others are those of `fixed`.
+void FillRandom(uint64_t kept, uint64_t fixed, std::span<std::byte> bytes) {
+  uint64_t state = 0;
+  for (size_t at = 0; at + 8 <= bytes.size(); at += 8) {
+    uint64_t bits = state += 0x9E3779B97F4A7C15;
     bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9;
     bits = (bits ^ bits >> 27) * 0x94D049BB133111EB;
-    return bits ^ bits >> 31;
-  }
-
- private:
-  uint64_t state_;
-};
-
-// Keeps signs and mantissas of f32, f16 or bf16 elements and gives them the exponent of `value`.
-template <typename Bits>
-void SetExponents(Bits value, int mantissa_bits, std::vector<std::byte>& bytes) {
-  const Bits exponent = static_cast<Bits>(value >> mantissa_bits << mantissa_bits);
-  constexpr int kSign = 8 * sizeof(Bits) - 1;
-  const auto kept = static_cast<Bits>(Bits{1} << kSign | ((Bits{1} << mantissa_bits) - 1));
-  for (size_t at = 0; at + sizeof(Bits) <= bytes.size(); at += sizeof(Bits)) {
-    Bits bits;
-    std::memcpy(&bits, bytes.data() + at, sizeof(Bits));
-    bits = static_cast<Bits>((bits & kept) | exponent);
-    std::memcpy(bytes.data() + at, &bits, sizeof(Bits));
+    bits = ((bits ^ bits >> 31) & kept) | fixed;
+    std::memcpy(bytes.data() + at, &bits, 8);
   }
 }
 
-void SetFactors(const TypeForm& form, float deviation, std::vector<std::byte>& bytes) {
+// Random signs and mantissas for f32, f16 or bf16 elements, and the exponent of `value`.
+template <typename Bits>
+void FillPlain(Bits value, int mantissa_bits, std::span<std::byte> bytes) {
+  constexpr int kBits = 8 * sizeof(Bits);
+  constexpr uint64_t kEvery = ~uint64_t{0} / ((uint64_t{1} << kBits) - 1);  // 1 in each element
+  const uint64_t mantissa = (uint64_t{1} << mantissa_bits) - 1;
+  FillRandom((uint64_t{1} << (kBits - 1) | mantissa) * kEvery, (value & ~mantissa) * kEvery, bytes);
+}
+
+void SetFactors(const TypeForm& form, float deviation, std::span<std::byte> bytes) {
   const auto step = static_cast<float>(deviation / form.deviation);
   const uint16_t scale = F32ToF16(step);
   const auto middle = static_cast<float>(form.middle) * F16ToF32(scale);
@@ -187,6 +186,47 @@ void SetFactors(const TypeForm& form, float deviation, std::vector<std::byte>& b
     std::memcpy(bytes.data() + at + form.minimum_at, &minimum, sizeof(minimum));
   }
 }
+
+void FillWeights(const TypeForm& form, float deviation, std::span<std::byte> bytes) {
+  switch (form.type) {
+    case DType::kF32:
+      return FillPlain(std::bit_cast<uint32_t>(deviation), 23, bytes);
+    case DType::kF16:
+      return FillPlain(F32ToF16(deviation), 10, bytes);
+    case DType::kBF16:
+      return FillPlain(F32ToBF16(deviation), 7, bytes);
+    default:
+      FillRandom(~uint64_t{0}, 0, bytes);
+      SetFactors(form, deviation, bytes);
+  }
+}
+
+// Weights of all tensors of a type and deviation: each begins at one of kPlaces in the same bytes,
+// since 8 billion weights would take longer to make than to load.
+class WeightPool {
+ public:
+  WeightPool(const TypeForm& form, float deviation) : form_(form), deviation_(deviation) {}
+
+  // Weights for a tensor of that name and so many bytes, and what keeps them alive. A pool that has
+  // to grow begins as before.
+  std::shared_ptr<const std::byte> Get(std::string_view name, int64_t bytes) {
+    constexpr int64_t kPlaces = 1024;
+    const int64_t step = 32 * BlockOf(form_.type).bytes;
+    if (const int64_t needed = bytes + kPlaces * step; needed > size_) {
+      size_ = (needed + 7) / 8 * 8;
+      bytes_ = std::shared_ptr<std::byte[]>(new std::byte[size_]);
+      FillWeights(form_, deviation_, {bytes_.get(), static_cast<size_t>(size_)});
+    }
+    const auto place = static_cast<int64_t>(Hash(name) % kPlaces);
+    return {bytes_, bytes_.get() + place * step};
+  }
+
+ private:
+  const TypeForm& form_;
+  const float deviation_;
+  std::shared_ptr<std::byte[]> bytes_;
+  int64_t size_ = 0;
+};
 
 class SyntheticCheckpoint final : public Checkpoint {
  public:
@@ -204,35 +244,29 @@ class SyntheticCheckpoint final : public Checkpoint {
   const TypeForm& form_;
   std::string tokenizer_json_;
   std::string chat_template_;
+  mutable std::mutex mutex_;
+  mutable std::map<std::pair<DType, float>, WeightPool> pools_;  // guarded by mutex_
 };
 
 // Weights of a matrix deviate by about 1 / sqrt(cols), so that activations keep their size.
 absl::StatusOr<HostMatrix> SyntheticCheckpoint::Tensor(std::string_view name, int64_t rows,
                                                        int64_t cols) const {
   const bool is_vector = rows == 1;
-  const DType type = is_vector ? DType::kF32 : form_.type;
-  if (cols % BlockOf(type).elements != 0) {
+  const TypeForm& form = is_vector ? kTypes[0] : form_;
+  if (cols % BlockOf(form.type).elements != 0) {
     return absl::InvalidArgumentError(fmt::format(
-        "tensor \"{}\": rows of {} are no multiple of {}'s block", name, cols, form_.name));
+        "tensor \"{}\": rows of {} are no multiple of {}'s block", name, cols, form.name));
   }
   const float deviation = is_vector ? 1.0f : 1.0f / std::sqrt(static_cast<float>(cols));
-  const auto bytes = std::make_shared<std::vector<std::byte>>(rows * RowBytes(type, cols) + 8);
-  SplitMix random(name);
-  for (size_t at = 0; at + 8 <= bytes->size(); at += 8) {
-    const uint64_t bits = random.Next();
-    std::memcpy(bytes->data() + at, &bits, 8);
-  }
-  if (type == DType::kF32) {
-    SetExponents(std::bit_cast<uint32_t>(deviation), 23, *bytes);
-  } else if (type == DType::kF16) {
-    SetExponents(F32ToF16(deviation), 10, *bytes);
-  } else if (type == DType::kBF16) {
-    SetExponents(F32ToBF16(deviation), 7, *bytes);
-  } else {
-    SetFactors(form_, deviation, *bytes);
-  }
-  return HostMatrix{
-      .data = bytes->data(), .rows = rows, .cols = cols, .type = type, .owner = bytes};
+  const std::lock_guard lock(mutex_);
+  const std::pair key(form.type, deviation);
+  WeightPool& pool = pools_.try_emplace(key, form, deviation).first->second;
+  auto weights = pool.Get(name, rows * RowBytes(form.type, cols));
+  return HostMatrix{.data = weights.get(),
+                    .rows = rows,
+                    .cols = cols,
+                    .type = form.type,
+                    .owner = std::move(weights)};
 }
 
 }  // namespace

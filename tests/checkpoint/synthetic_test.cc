@@ -76,6 +76,9 @@ TEST(SyntheticTest, IsTheSameEveryTime) {
   };
   EXPECT_EQ(values("a"), values("a"));
   EXPECT_NE(values("a"), values("b"));
+  const auto checkpoint = Open("synthetic:smollm2-135m,type=q4_1");
+  ASSERT_TRUE(checkpoint->Tensor("larger", 20000, 576).ok());
+  EXPECT_EQ(Values(checkpoint->Tensor("a", 8, 576).value()), values("a"));
 }
 
 TEST(SyntheticTest, TokensAreBytes) {

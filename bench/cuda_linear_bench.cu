@@ -1,0 +1,243 @@
+// Products of weight matrices on the GPU: decoded rows against the bandwidth of reading memory,
+// prompt rows in operations per second. Every product reads another copy of its matrix, more copies
+// than the cache holds. The last column is how far decoded rows are from the same prompt rows, as a
+// share of the largest result.
+#include <cuda_bf16.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+#include <functional>
+#include <utility>
+#include <vector>
+
+#include "kernels/cuda/context.h"
+#include "kernels/cuda/error.h"
+#include "kernels/cuda/operations.h"
+
+namespace everlong::cuda {
+namespace {
+
+constexpr int64_t kCopyBytes = int64_t{256} << 20;  // of all copies of a matrix, at least
+constexpr int64_t kPromptRows = 2048;
+constexpr int kRuns = 7;
+
+struct Shape {
+  int64_t rows;
+  int64_t cols;
+};
+
+__device__ uint32_t Hash(uint64_t i) {
+  i = (i + 0x9E3779B97F4A7C15u) * 0xBF58476D1CE4E5B9u;
+  return static_cast<uint32_t>((i ^ i >> 29) * 0x94D049BB133111EBu >> 32);
+}
+
+// Values of +-[1, 2), in two bytes or one (E4M3).
+__global__ void FillWithBF16(uint16_t* out, int64_t count) {
+  const int64_t stride = int64_t{gridDim.x} * blockDim.x;
+  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count; i += stride) {
+    out[i] = static_cast<uint16_t>(0x3F80 | (Hash(i) & 0x807F));
+  }
+}
+__global__ void FillWithF8(uint8_t* out, int64_t count) {
+  const int64_t stride = int64_t{gridDim.x} * blockDim.x;
+  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count; i += stride) {
+    out[i] = static_cast<uint8_t>(0x38 | (Hash(i) & 0x87));
+  }
+}
+__global__ void FillWithOnes(float* out, int64_t count) {
+  const int64_t stride = int64_t{gridDim.x} * blockDim.x;
+  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count; i += stride) {
+    out[i] = 1.0f;
+  }
+}
+
+__global__ void ReadAll(const uint4* from, int64_t count, uint32_t* out) {
+  const int64_t stride = int64_t{gridDim.x} * blockDim.x;
+  uint32_t sum = 0;
+#pragma unroll 8
+  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count; i += stride) {
+    const uint4 v = __ldcs(from + i);
+    sum += v.x ^ v.y ^ v.z ^ v.w;
+  }
+  if (sum == 1) *out = sum;  // so that the sum is needed
+}
+
+class Bench {
+ public:
+  explicit Bench(DType type) : type_(type), linear_(MakeLinear(type)) {
+    cudaDeviceProp properties;
+    EVERLONG_CUDA(cudaGetDeviceProperties(&properties, 0));
+    EVERLONG_CUDA(cudaStreamCreateWithFlags(&context_.stream, cudaStreamNonBlocking));
+    context_.num_sms = properties.multiProcessorCount;
+    context_.architecture = 10 * properties.major + properties.minor;
+    bandwidth_ = MeasureBandwidth();
+    std::printf("%s, %d multiprocessors, weights of %lld bytes, memory read at %.0f GB/s\n",
+                properties.name, context_.num_sms, static_cast<long long>(ByteSize(type)),
+                bandwidth_ / 1e9);
+    std::printf("%7s %6s %5s %9s %8s %6s %8s %10s\n", "outputs", "inputs", "rows", "us", "GB/s",
+                "share", "TFLOP/s", "difference");
+  }
+
+  void Run(const Shape& shape) {
+    const int64_t bytes = shape.rows * shape.cols * ByteSize(type_);
+    const int64_t copies = std::max<int64_t>(2, (kCopyBytes + bytes - 1) / bytes);
+    std::vector<DeviceMemory> owners;
+    std::vector<Matrix> matrices;
+    for (int64_t i = 0; i < copies; ++i) {
+      Matrix w = {.rows = shape.rows, .cols = shape.cols, .type = type_};
+      owners.push_back(AllocateDevice(bytes + 256 + shape.rows * 4));
+      w.data = owners.back().get();
+      Fill(owners.back().get(), w);
+      matrices.push_back(w);
+    }
+    x_ = AllocateDevice(kPromptRows * shape.cols * 2);
+    FillWithBF16<<<1024, 256, 0, context_.stream>>>(reinterpret_cast<uint16_t*>(x_.get()),
+                                                    kPromptRows * shape.cols);
+    out_ = AllocateDevice(kPromptRows * shape.rows * 4);
+    for (const int32_t rows : {1, 8, 16, 32, 64}) {
+      const double difference = Difference(matrices.front(), rows);
+      Report(shape, rows, TimeOf(matrices, rows, rows), difference);
+    }
+    Report(shape, kPromptRows, TimeOf(matrices, kPromptRows, 0), NAN);
+  }
+
+ private:
+  void Fill(std::byte* data, const Matrix& w) {
+    const int64_t count = w.rows * w.cols;
+    if (type_ == DType::kBF16) {
+      FillWithBF16<<<1024, 256, 0, context_.stream>>>(reinterpret_cast<uint16_t*>(data), count);
+    } else {
+      FillWithF8<<<1024, 256, 0, context_.stream>>>(reinterpret_cast<uint8_t*>(data), count);
+      FillWithOnes<<<1024, 256, 0, context_.stream>>>(
+          reinterpret_cast<float*>(data + (count + 255) / 256 * 256), w.rows);
+    }
+    EVERLONG_CUDA_LAUNCHED("Fill");
+  }
+
+  void Multiply(const Matrix& w, int32_t rows, int32_t decode_rows, MatMulOut mode) {
+    MatMul(*linear_,
+           {.w = w,
+            .x = x_.get(),
+            .out = out_.get(),
+            .x_stride = w.cols,
+            .out_stride = w.rows,
+            .rows = rows,
+            .decode_rows = decode_rows,
+            .mode = mode},
+           context_);
+  }
+
+  // The median of seconds per call of `launch`, launched `times` times in one graph, as a decode
+  // step's kernels are.
+  double SecondsOf(int64_t times, const std::function<void(int64_t)>& launch) {
+    launch(0);  // makes what is made lazily
+    EVERLONG_CUDA(cudaStreamSynchronize(context_.stream));
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t executable = nullptr;
+    EVERLONG_CUDA(cudaStreamBeginCapture(context_.stream, cudaStreamCaptureModeRelaxed));
+    for (int64_t i = 0; i < times; ++i) launch(i);
+    EVERLONG_CUDA(cudaStreamEndCapture(context_.stream, &graph));
+    EVERLONG_CUDA(cudaGraphInstantiate(&executable, graph, 0));
+    cudaEvent_t begin = nullptr;
+    cudaEvent_t end = nullptr;
+    EVERLONG_CUDA(cudaEventCreate(&begin));
+    EVERLONG_CUDA(cudaEventCreate(&end));
+    std::vector<float> milliseconds(kRuns);
+    for (float& run : milliseconds) {
+      EVERLONG_CUDA(cudaEventRecord(begin, context_.stream));
+      EVERLONG_CUDA(cudaGraphLaunch(executable, context_.stream));
+      EVERLONG_CUDA(cudaEventRecord(end, context_.stream));
+      EVERLONG_CUDA(cudaEventSynchronize(end));
+      EVERLONG_CUDA(cudaEventElapsedTime(&run, begin, end));
+    }
+    cudaEventDestroy(begin);
+    cudaEventDestroy(end);
+    cudaGraphExecDestroy(executable);
+    cudaGraphDestroy(graph);
+    std::nth_element(milliseconds.begin(), milliseconds.begin() + kRuns / 2, milliseconds.end());
+    return milliseconds[kRuns / 2] / 1e3 / static_cast<double>(times);
+  }
+
+  double TimeOf(const std::vector<Matrix>& matrices, int32_t rows, int32_t decode_rows) {
+    const auto copies = static_cast<int64_t>(matrices.size());
+    const int64_t times = decode_rows > 0 ? std::max<int64_t>(copies, 20) : 4;
+    return SecondsOf(times, [&](int64_t i) {
+      Multiply(matrices[i % copies], rows, decode_rows, MatMulOut::kActivations);
+    });
+  }
+
+  double MeasureBandwidth() {
+    constexpr int64_t kBytes = int64_t{2} << 30;
+    const DeviceMemory memory = AllocateDevice(kBytes);
+    ZeroNow(memory.get(), kBytes);
+    const double seconds = SecondsOf(4, [&](int64_t) {
+      ReadAll<<<8 * context_.num_sms, 512, 0, context_.stream>>>(
+          reinterpret_cast<const uint4*>(memory.get()), kBytes / 16,
+          reinterpret_cast<uint32_t*>(memory.get()));
+    });
+    return static_cast<double>(kBytes) / seconds;
+  }
+
+  std::vector<float> Result(const Matrix& w, int32_t rows, int32_t decode_rows) {
+    std::vector<float> result(rows * w.rows);
+    Multiply(w, rows, decode_rows, MatMulOut::kF32);
+    EVERLONG_CUDA(cudaStreamSynchronize(context_.stream));
+    EVERLONG_CUDA(cudaMemcpy(result.data(), out_.get(), result.size() * 4, cudaMemcpyDeviceToHost));
+    return result;
+  }
+
+  double Difference(const Matrix& w, int32_t rows) {
+    const std::vector<float> decoded = Result(w, rows, rows);
+    const std::vector<float> prompt = Result(w, rows, 0);
+    double most = 0.0;
+    double largest = 0.0;
+    for (size_t i = 0; i < decoded.size(); ++i) {
+      most = std::max(most, std::abs(static_cast<double>(decoded[i]) - prompt[i]));
+      largest = std::max(largest, std::abs(static_cast<double>(prompt[i])));
+    }
+    return most / largest;
+  }
+
+  void Report(const Shape& shape, int64_t rows, double seconds, double difference) const {
+    const auto weights = static_cast<double>(shape.rows * shape.cols);
+    const double rate = weights * static_cast<double>(ByteSize(type_)) / seconds;
+    std::printf("%7lld %6lld %5lld %9.2f %8.0f %5.1f%% %8.1f %10.1e\n",
+                static_cast<long long>(shape.rows), static_cast<long long>(shape.cols),
+                static_cast<long long>(rows), seconds * 1e6, rate / 1e9, 100 * rate / bandwidth_,
+                2 * weights * static_cast<double>(rows) / seconds / 1e12, difference);
+    std::fflush(stdout);
+  }
+
+  DType type_;
+  std::shared_ptr<Linear> linear_;
+  Context context_;
+  double bandwidth_ = 0.0;
+  DeviceMemory x_;
+  DeviceMemory out_;
+};
+
+}  // namespace
+}  // namespace everlong::cuda
+
+int main() try {
+  using everlong::DType;
+  for (const DType type : {DType::kBF16, DType::kF8}) {
+    everlong::cuda::Bench bench(type);
+    for (const everlong::cuda::Shape& shape : {everlong::cuda::Shape{4096, 4096},
+                                               {6144, 4096},
+                                               {28672, 4096},
+                                               {4096, 14336},
+                                               {128256, 4096},
+                                               {2048, 2048},
+                                               {576, 1536}}) {
+      bench.Run(shape);
+    }
+  }
+  return 0;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "%s\n", error.what());
+  return 1;
+}

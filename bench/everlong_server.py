@@ -1,13 +1,17 @@
 """A server of this build on one model, and its client, for the measurements in this folder."""
 
 import json
+import re
 import subprocess
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BINARIES = ROOT / "build" / "release" / "bin"
+BINARIES = ROOT / "bin"  # of a package
+if not BINARIES.is_dir():
+    BINARIES = ROOT / "build" / "release" / "bin"
 
 
 class Server:
@@ -48,6 +52,21 @@ class Server:
 
     def tokenize(self, text):
         return self.client("tokenize", "-", text=text)[0]["tokenIds"]
+
+    def decode_steps(self):
+        """Number of decode steps so far, and the seconds they took."""
+        with urllib.request.urlopen(f"http://{self.metrics}/metrics") as response:
+            text = response.read().decode()
+        return [float(re.search(rf'^everlong_step_seconds_{part}{{phase="decode"}} (\S+)$', text,
+                                re.MULTILINE)[1]) for part in ("count", "sum")]
+
+    def bench(self, *arguments):
+        """What `everlong bench` measures, with the mean seconds of a decode step meanwhile."""
+        count, total = self.decode_steps()
+        report = self.client("bench", *arguments)[0]
+        count_after, total_after = self.decode_steps()
+        report["step_seconds"] = (total_after - total) / max(count_after - count, 1)
+        return report
 
     def model(self):
         return self.client("models")[0]["models"][0]

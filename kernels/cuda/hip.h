@@ -1,23 +1,12 @@
 // Greedy probing in stages (arXiv 2502.08910, algorithm 1): what Selector::kHip chooses.
 #pragma once
 
-#include <cstdint>
-
 #include "kernels/args.h"
 #include "kernels/cuda/context.h"
+#include "kernels/cuda/select.h"
 #include "kernels/cuda/step.h"
 
 namespace everlong::cuda {
-
-// What was chosen for the query blocks of decoded tokens or of prompts, before it becomes their
-// slots' final lists. List (block - first such block of the plan) * kv_heads + KV head holds
-// ascending blocks.
-struct ChosenBlocks {
-  const int32_t* blocks = nullptr;  // device, [lists][stride], in Scratch::kSelectCandidates
-  const int32_t* counts =
-      nullptr;  // device, [lists]; -1: the final list is not probing's to change
-  int64_t stride = 0;
-};
 
 // Runs the stages from their first on of all query blocks that probe, of decoded tokens or of
 // prompts, and leaves what stages before the last keep in the selection's lists. Blocks that take

@@ -38,7 +38,7 @@ class Scratch {
     kSelectQueries,
     kSelectScores,
     kSelectCandidates,
-    kSelectHistograms,
+    kChooseBest,
     kSample,
     kPurposes
   };

@@ -35,7 +35,7 @@ void PromptAttention(const AttentionArgs& args, const Step& step, Context& conte
 // index_keys.cu
 void IndexKeys(const IndexKeysArgs& args, const Step& step, Context& context);
 
-// select.cu; scan.cu and hip.cu score, top_blocks.cu chooses
+// select.cu; scan.cu and hip.cu choose
 void Select(const SelectArgs& args, const Step& step, Context& context);
 
 // sample.cu

@@ -8,7 +8,9 @@
 #include <functional>
 #include <map>
 #include <mutex>
+#include <new>
 #include <random>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -109,8 +111,11 @@ class EngineLoop final : public Engine {
   void ForkReady();
   const Schedule& Plan();
   void Preempt(const Schedule& plan);
+  bool Advance();
   void BuildBatch(const Schedule& plan);
   bool RunBatch();
+  void CopyPages();
+  void Fail(const absl::Status& status);
   void Deliver();
   void DeliverSlice(const Batch::Slice& slice, absl::Time now);
   void DeliverToken(ActiveRequest& active, Sequence& sequence, const Batch::Result& result,
@@ -210,6 +215,17 @@ void EngineLoop::Cancel(RequestId id) {
 }
 
 bool EngineLoop::Step() {
+  bool ran = false;
+  try {
+    ran = Advance();
+  } catch (const DeviceError& error) {
+    Fail(absl::InternalError(fmt::format("the device has failed: {}", error.what())));
+  }
+  Publish();
+  return ran;
+}
+
+bool EngineLoop::Advance() {
   TakeInbox();
   if (!ended_.empty()) Publish();
   ForkReady();
@@ -218,7 +234,6 @@ bool EngineLoop::Step() {
   BuildBatch(plan);
   const bool ran = !batch_.empty() && RunBatch();
   if (ran) Deliver();
-  Publish();
   return ran;
 }
 
@@ -333,35 +348,50 @@ void EngineLoop::BuildBatch(const Schedule& plan) {
   }
 }
 
-// False where the device failed: every request has ended then.
+// False where memory ran out: the requests of the batch have ended then. Other sequences share no
+// page with theirs, and what the step has written of theirs goes with them.
 bool EngineLoop::RunBatch() {
   const absl::Time begin = options().clock();
+  absl::Status status;
   try {
-    if (!copies_.empty()) {
-      std::vector<int32_t> from;
-      std::vector<int32_t> to;
-      for (const PageCopy& copy : copies_) {
-        from.push_back(copy.from);
-        to.push_back(copy.to);
-      }
-      parts_.kernels->CopyPages({.cache = parts_.memory.cache,
-                                 .index = parts_.memory.index,
-                                 .from = from.data(),
-                                 .to = to.data(),
-                                 .num_layers = config().num_layers,
-                                 .num_pages = static_cast<int32_t>(copies_.size())});
-    }
+    CopyPages();
     batch_.Run(*parts_.model, *parts_.kernels, parts_.memory);
-  } catch (const std::exception& error) {  // DeviceError, or memory that ran out
-    healthy_ = false;
-    const std::string reason = fmt::format("the device has failed: {}", error.what());
-    while (!requests_.empty()) {
-      FinishRequest(requests_.begin()->first, absl::InternalError(reason));
-    }
+    CountStep(options().clock() - begin);
+  } catch (const std::bad_alloc&) {
+    parts_.kernels->Sync();
+    status = absl::ResourceExhaustedError(
+        "memory ran out in a step; shorter contexts or a smaller max_batch_tokens need less");
   }
   ReleaseCopied(pool_, copies_);
-  CountStep(options().clock() - begin);
-  return healthy_;
+  if (status.ok()) return true;
+  std::set<RequestId> ids;
+  for (const Batch::Slice& slice : batch_.slices()) ids.insert(slice.sequence->request_id);
+  for (const RequestId id : ids) FinishRequest(id, status);
+  return false;
+}
+
+void EngineLoop::CopyPages() {
+  if (copies_.empty()) return;
+  std::vector<int32_t> from;
+  std::vector<int32_t> to;
+  for (const PageCopy& copy : copies_) {
+    from.push_back(copy.from);
+    to.push_back(copy.to);
+  }
+  parts_.kernels->CopyPages({.cache = parts_.memory.cache,
+                             .index = parts_.memory.index,
+                             .from = from.data(),
+                             .to = to.data(),
+                             .num_layers = config().num_layers,
+                             .num_pages = static_cast<int32_t>(copies_.size())});
+}
+
+// The device has failed: ends every request.
+void EngineLoop::Fail(const absl::Status& status) {
+  healthy_ = false;
+  ReleaseCopied(pool_, copies_);
+  finished_samples_.clear();
+  while (!requests_.empty()) FinishRequest(requests_.begin()->first, status);
 }
 
 void EngineLoop::Deliver() {
@@ -562,6 +592,7 @@ EngineStats EngineLoop::Stats() const {
   EngineStats stats = published_;
   stats.requests_waiting = num_waiting_;
   stats.requests_running = num_unfinished_ - num_waiting_;
+  stats.memory = parts_.MemoryInUse();
   return stats;
 }
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,13 +24,15 @@
 namespace everlong {
 
 struct EngineOptions {
-  int64_t max_context = 0;         // tokens of one sequence; 0: the trained length
-  int32_t max_batch_tokens = 512;  // of one step, prefill and decode together
-  int32_t max_running = 32;        // sequences (samples count each)
-  int32_t max_waiting = 1024;      // requests; more are refused with RESOURCE_EXHAUSTED
-  int64_t kv_device_bytes = 0;  // at least one sequence of max_context; 0: room for four, at most
-                                // a quarter of the machine's memory
-  DType kv_type = DType::kF16;
+  int64_t max_context = 0;       // tokens of one sequence; 0: the trained length
+  int32_t max_batch_tokens = 0;  // of one step, prefill and decode together; 0: 512, on a device
+                                 // with memory of its own 8192
+  int32_t max_running = 32;      // sequences (samples count each)
+  int32_t max_waiting = 1024;    // requests; more are refused with RESOURCE_EXHAUSTED
+  // At least one sequence of max_context. 0: room for four, at most a quarter of the machine's
+  // memory; of a device's own memory nine tenths of what weights and activations leave.
+  int64_t kv_device_bytes = 0;
+  std::optional<DType> kv_type;  // nothing: what suits the device
   AttentionConfig attention;
   int32_t index_bits = 4;      // of a key's channel in the copy that the scan selector reads
   int32_t fidelity_every = 0;  // of requests that leave it out

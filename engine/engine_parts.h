@@ -9,6 +9,7 @@
 #include "engine/checkpoint.h"
 #include "engine/engine.h"
 #include "engine/model.h"
+#include "engine/stats.h"
 #include "engine/tokenizer.h"
 #include "kernels/kernels.h"
 
@@ -23,6 +24,8 @@ struct EngineParts {
   ContextMemory memory;
   int32_t num_pages = 0;
   EngineOptions options;  // defaults resolved
+
+  MemoryUse MemoryInUse() const;  // any thread
 
   // The server's policy with a request's wishes. INVALID_ARGUMENT where they are impossible or pass
   // what memory was laid out for.

@@ -27,7 +27,7 @@ class Model::Loader {
 
   absl::StatusOr<Matrix> LoadMatrix(const std::string& name, Shape shape) {
     ASSIGN_OR_RETURN(HostMatrix part, checkpoint_.Tensor(name, shape.rows, shape.cols));
-    return kernels_->LoadMatrix({&part, 1});
+    return Place({&part, 1});
   }
 
   absl::StatusOr<const float*> LoadVector(const std::string& name, int64_t size) {
@@ -51,12 +51,14 @@ class Model::Loader {
     for (size_t begin = 0; begin < parts.size();) {
       size_t end = begin + 1;
       while (end < parts.size() && parts[end].type == parts[begin].type) ++end;
-      linear.parts.push_back(kernels_->LoadMatrix({parts.data() + begin, end - begin}));
+      linear.parts.push_back(Place({parts.data() + begin, end - begin}));
       begin = end;
     }
     if (bias) linear.bias = Place(biases);
     return linear;
   }
+
+  int64_t bytes() const { return bytes_; }
 
  private:
   absl::Status AppendVector(const std::string& name, int64_t size, std::vector<float>& out) {
@@ -66,8 +68,15 @@ class Model::Loader {
     return absl::OkStatus();
   }
 
+  Matrix Place(std::span<const HostMatrix> parts) {
+    const Matrix matrix = kernels_->LoadMatrix(parts);
+    bytes_ += matrix.rows * RowBytes(matrix.type, matrix.cols);
+    return matrix;
+  }
+
   const float* Place(const std::vector<float>& values) {
     const auto bytes = static_cast<int64_t>(values.size() * sizeof(float));
+    bytes_ += bytes;
     void* device = kernels_->Allocate(bytes);
     kernels_->Upload(device, values.data(), bytes);
     return static_cast<const float*>(device);
@@ -75,26 +84,31 @@ class Model::Loader {
 
   const Checkpoint& checkpoint_;
   Kernels* kernels_;
+  int64_t bytes_ = 0;
 };
 
 Model::Model(ModelConfig config, Kernels* kernels, int32_t max_tokens, int32_t max_logit_rows)
     : config_(std::move(config)), kernels_(kernels), max_logit_rows_(max_logit_rows) {
-  const int64_t element = ByteSize(kernels->activation_type());
-  const auto activations = [&](int64_t width) {
-    return kernels->Allocate(max_tokens * width * element);
+  const auto allocate = [&](int64_t rows, int64_t width, DType type) {
+    const int64_t bytes = rows * width * ByteSize(type);
+    activation_bytes_ += bytes;
+    return kernels->Allocate(bytes);
   };
-  residual_ = static_cast<float*>(
-      kernels->Allocate(max_tokens * config_.hidden_size * static_cast<int64_t>(sizeof(float))));
+  const auto activations = [&](int64_t width) {
+    return allocate(max_tokens, width, kernels->activation_type());
+  };
+  const auto floats = [&](int64_t rows, int64_t width) {
+    return static_cast<float*>(allocate(rows, width, DType::kF32));
+  };
+  const int64_t q_width = int64_t{config_.q_heads} * config_.head_dim;
+  residual_ = floats(max_tokens, config_.hidden_size);
   normed_ = activations(config_.hidden_size);
-  qkv_ = activations((config_.q_heads + 2 * config_.kv_heads) * config_.head_dim);
-  attended_ = activations(config_.q_heads * config_.head_dim);
-  gate_up_ = activations(
-      std::max(2 * config_.intermediate_size, int64_t{config_.q_heads} * config_.head_dim));
+  qkv_ = activations(q_width + int64_t{2} * config_.kv_heads * config_.head_dim);
+  attended_ = activations(q_width);
+  gate_up_ = activations(std::max(2 * config_.intermediate_size, q_width));
   gated_ = activations(config_.intermediate_size);
-  lse_ = static_cast<float*>(kernels->Allocate(int64_t{max_tokens} * config_.q_heads *
-                                               static_cast<int64_t>(sizeof(float))));
-  logits_ = static_cast<float*>(
-      kernels->Allocate(max_logit_rows * config_.vocab_size * static_cast<int64_t>(sizeof(float))));
+  lse_ = floats(max_tokens, config_.q_heads);
+  logits_ = floats(max_logit_rows, config_.vocab_size);
 }
 
 absl::StatusOr<std::unique_ptr<Model>> Model::Load(const Checkpoint& checkpoint, Kernels* kernels,
@@ -143,6 +157,7 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const Checkpoint& checkpoint,
     ASSIGN_OR_RETURN(model->head_,
                      loader.LoadLinear("", {{"lm_head", {c.vocab_size, hidden}}}, false));
   }
+  model->weight_bytes_ = loader.bytes();
   return model;
 }
 

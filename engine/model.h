@@ -31,6 +31,8 @@ class Model {
 
   const ModelConfig& config() const { return config_; }
   int32_t max_logit_rows() const { return max_logit_rows_; }
+  int64_t weight_bytes() const { return weight_bytes_; }
+  int64_t activation_bytes() const { return activation_bytes_; }
 
   // Runs all layers over the step; stores its keys and values in `memory`. `fidelity`, where not
   // null, measures each layer's attention.
@@ -74,6 +76,8 @@ class Model {
   ModelConfig config_;
   Kernels* kernels_;
   int32_t max_logit_rows_;
+  int64_t weight_bytes_ = 0;
+  int64_t activation_bytes_ = 0;
   int32_t num_decode_outputs_ = 0;  // of the last Forward
 
   Matrix embedding_;

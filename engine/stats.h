@@ -24,6 +24,18 @@ struct Histogram {
   double sum = 0.0;
 };
 
+// Device memory in bytes, by use.
+struct MemoryUse {
+  int64_t weights = 0;
+  int64_t activations = 0;
+  int64_t kv = 0;
+  int64_t index = 0;
+  int64_t selection = 0;
+  int64_t other = 0;  // all else that is in use, where the device has memory of its own
+
+  int64_t known() const { return weights + activations + kv + index + selection; }
+};
+
 // A consistent copy of everything the engine counts. Counters never decrease.
 struct EngineStats {
   EngineStats();
@@ -34,6 +46,7 @@ struct EngineStats {
   int64_t kv_pages_total = 0;
   int64_t kv_pages_used = 0;
   int64_t kv_page_bytes = 0;  // all layers
+  MemoryUse memory;
   uint64_t prompt_tokens = 0;
   uint64_t output_tokens = 0;
   uint64_t preemptions = 0;

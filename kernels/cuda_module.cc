@@ -1,6 +1,8 @@
 // Opens the CUDA backend's module.
 #include <dlfcn.h>
 
+#include <filesystem>
+
 #include "kernels/kernels.h"
 
 namespace everlong {
@@ -8,39 +10,45 @@ namespace {
 
 using MakeFunction = Kernels* (*)(DType weight_type, std::string* why);
 
-// Beside the program, or where an installation has libraries.
+// The program's, whatever it was called by; ends in a slash.
 std::string Directory() {
-  Dl_info info;
-  if (dladdr(reinterpret_cast<void*>(&MakeCudaKernels), &info) == 0) return {};
-  const std::string program = info.dli_fname;
-  return program.substr(0, program.rfind('/') + 1);
+  std::error_code error;
+  const auto program = std::filesystem::read_symlink("/proc/self/exe", error);
+  return error ? std::string() : program.parent_path().string() + "/";
 }
 
-void* OpenModule(std::string* why) {
+struct Module {
+  void* handle = nullptr;
+  std::string error;  // where there is none
+};
+
+Module OpenModule() {
   constexpr int kFlags = RTLD_NOW | RTLD_LOCAL;
   const std::string directory = Directory();
+  Module module;
+  // Beside the program, or where an installation has libraries.
   for (const std::string& place : {directory, directory + "../lib/", std::string()}) {
-    void* module = dlopen((place + "libeverlong_cuda.so").c_str(), kFlags);
-    if (module != nullptr) return module;
+    module.handle = dlopen((place + "libeverlong_cuda.so").c_str(), kFlags);
+    if (module.handle != nullptr) break;
     // A module that is there but cannot be loaded has the reason worth telling.
     const std::string error = dlerror();
-    if (why->empty() || error.find("libeverlong_cuda.so: cannot open") == std::string::npos) {
-      *why = error;
+    if (module.error.empty() ||
+        error.find("libeverlong_cuda.so: cannot open") == std::string::npos) {
+      module.error = error;
     }
   }
-  return nullptr;
+  return module;
 }
 
 }  // namespace
 
 std::unique_ptr<Kernels> MakeCudaKernels(DType weight_type, std::string* why) {
-  why->clear();
-  static void* const module = OpenModule(why);
-  if (module == nullptr) {
-    if (why->empty()) *why = "libeverlong_cuda.so could not be opened";
+  static const Module& module = *new Module(OpenModule());
+  if (module.handle == nullptr) {
+    *why = module.error;
     return nullptr;
   }
-  const auto make = reinterpret_cast<MakeFunction>(dlsym(module, "EverlongMakeCudaKernels"));
+  const auto make = reinterpret_cast<MakeFunction>(dlsym(module.handle, "EverlongMakeCudaKernels"));
   if (make == nullptr) {
     *why = dlerror();
     return nullptr;

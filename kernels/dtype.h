@@ -6,10 +6,16 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <string_view>
+#include <utility>
 
 #include "kernels/args.h"
 
 namespace everlong {
+
+// The plain types, as people write them.
+inline constexpr std::pair<std::string_view, DType> kPlainTypes[] = {
+    {"f32", DType::kF32}, {"f16", DType::kF16}, {"bf16", DType::kBF16}, {"fp8", DType::kF8}};
 
 inline float BF16ToF32(uint16_t bits) {
   return std::bit_cast<float>(uint32_t{bits} << 16);

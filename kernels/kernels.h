@@ -1,9 +1,11 @@
 // The call half of the contract: everything the engine asks of a device. Arguments and shapes are
 // in args.h. One engine thread calls; work may be asynchronous until Sync. Arguments that break the
-// contract are bugs and abort; a device fault throws DeviceError.
+// contract are bugs and abort; a device fault throws DeviceError. Where std::bad_alloc comes out of
+// a step, the step is lost; after Sync another may begin.
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -28,12 +30,23 @@ struct HostMatrix {
   std::shared_ptr<const void> owner;  // keeps `data` alive where its source does not
 };
 
+struct MemoryBytes {
+  int64_t total = 0;
+  int64_t free = 0;
+};
+
 class Kernels {
  public:
   virtual ~Kernels() = default;
 
   virtual std::string_view name() const = 0;  // "reference", "cpu", "cuda"
+  // For people: "cuda: NVIDIA H100 80GB HBM3".
+  virtual std::string description() const { return std::string(name()); }
   virtual DType activation_type() const = 0;
+  // What a KvCache may hold, the best choice first.
+  virtual std::span<const DType> kv_types() const = 0;
+  // Of a device that has memory of its own; else nothing. Any thread.
+  virtual std::optional<MemoryBytes> memory() const = 0;
 
   // Device memory, zeroed, aligned to at least 64 bytes. Throws std::bad_alloc. Pages that are
   // never touched cost nothing on the CPU backends, so a large KV cache can be reserved.

@@ -2,20 +2,15 @@
 #pragma once
 
 #include <memory>
-#include <string>
 
 #include "absl/status/statusor.h"
 #include "kernels/kernels.h"
+#include "server/options.h"
 
 namespace everlong {
 
-struct Device {
-  std::string name;  // "cpu" or "cuda"
-  std::unique_ptr<Kernels> kernels;
-};
-
-// `choice`: "cpu", "cuda" or "auto", which takes the CPU where there is no CUDA and logs why.
-// FAILED_PRECONDITION says why CUDA cannot be had.
-absl::StatusOr<Device> OpenDevice(const std::string& choice, int num_threads);
+// `auto` takes the CPU where CUDA cannot be had, and logs why. FAILED_PRECONDITION says why for
+// `cuda`, INVALID_ARGUMENT that the device does not know an option.
+absl::StatusOr<std::unique_ptr<Kernels>> OpenDevice(const ServerOptions& options);
 
 }  // namespace everlong

@@ -10,6 +10,7 @@
 
 #include "absl/time/clock.h"
 #include "fmt/format.h"
+#include "server/lifetime.h"
 #include "server/options.h"
 #include "server/server.h"
 #include "spdlog/sinks/stdout_color_sinks.h"
@@ -18,7 +19,8 @@
 namespace everlong {
 namespace {
 
-constexpr absl::Duration kPoll = absl::Milliseconds(50);
+constexpr auto kPoll = std::chrono::milliseconds(50);
+constexpr timespec kNoTime = {};
 
 void StartLog(const std::string& level) {
   spdlog::set_default_logger(spdlog::stderr_color_mt("everlong"));
@@ -34,12 +36,6 @@ sigset_t BlockSignals() {
   sigaddset(&signals, SIGINT);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   return signals;
-}
-
-// True if one of `signals` came within `time`.
-bool Signalled(const sigset_t& signals, absl::Duration time) {
-  const timespec timeout = absl::ToTimespec(time);
-  return sigtimedwait(&signals, nullptr, &timeout) > 0;
 }
 
 std::string Summary(const ServerOptions& options, const ServedModel& served) {
@@ -68,36 +64,9 @@ absl::Status LoadAndServe(const ServerOptions& options, Server& server) {
   return absl::OkStatus();
 }
 
-// False where a second signal asks for haste.
-bool WaitIdle(const Server& server, const sigset_t& signals, absl::Duration limit) {
-  const absl::Time deadline = absl::Now() + limit;
-  while (!server.Idle() && absl::Now() < deadline) {
-    if (Signalled(signals, absl::Milliseconds(10))) return false;
-  }
-  return true;
-}
-
 int Failed(const absl::Status& status) {
   spdlog::error("{}", std::string(status.message()));
   return 1;
-}
-
-// Serves until a signal or a device fault, then drains.
-int ServeOn(Server& server, const sigset_t& signals, absl::Duration drain) {
-  while (server.Healthy() && !Signalled(signals, kPoll)) {
-  }
-  server.Drain();
-  if (server.Healthy()) {
-    spdlog::info("draining for at most {}", absl::FormatDuration(drain));
-    if (!WaitIdle(server, signals, drain)) return 1;
-  }
-  server.Stop();
-  if (!server.Healthy()) {
-    spdlog::critical("the device has failed; exiting for a restart");
-    return 1;
-  }
-  spdlog::info("stopped");
-  return 0;
 }
 
 int Run(const ServerOptions& options) {
@@ -108,8 +77,8 @@ int Run(const ServerOptions& options) {
   if (!server.ok()) return Failed(server.status());
   auto loading =
       std::async(std::launch::async, LoadAndServe, std::cref(options), std::ref(**server));
-  while (loading.wait_for(absl::ToChronoMilliseconds(kPoll)) != std::future_status::ready) {
-    if (Signalled(signals, absl::ZeroDuration())) _exit(0);  // nothing runs yet
+  while (loading.wait_for(kPoll) != std::future_status::ready) {
+    if (sigtimedwait(&signals, nullptr, &kNoTime) > 0) _exit(0);  // nothing runs yet
   }
   absl::Status status = loading.get();
   // Only now: whoever waits for the file may send a signal next, which has to drain.
@@ -117,7 +86,7 @@ int Run(const ServerOptions& options) {
     status = WriteReadyFile(options.ready_file, **server);
   }
   // Without destructors: the metrics' threads would hold the process up for two seconds.
-  _exit(status.ok() ? ServeOn(**server, signals, options.drain) : Failed(status));
+  _exit(status.ok() ? ServeUntilSignalled(**server, signals, options.drain) : Failed(status));
 }
 
 int Main(int argc, char** argv) {

@@ -120,6 +120,18 @@ MetricFamily KvUsage(const EngineStats& stats) {
                 {GaugeValue(total > 0 ? used / total : 0.0, {{"tier", "device"}})});
 }
 
+MetricFamily DeviceMemory(const MemoryUse& use) {
+  const std::pair<const char*, int64_t> uses[] = {
+      {"weights", use.weights}, {"activations", use.activations}, {"kv", use.kv},
+      {"index", use.index},     {"selection", use.selection},     {"other", use.other}};
+  std::vector<ClientMetric> metrics;
+  for (const auto& [name, bytes] : uses) {
+    metrics.push_back(GaugeValue(static_cast<double>(bytes), {{"use", name}}));
+  }
+  return Family("device_memory_bytes", "Memory of the device, by what it is reserved for",
+                MetricType::Gauge, std::move(metrics));
+}
+
 }  // namespace
 
 MetricFamily BuildInfo(const std::string& version) {
@@ -132,6 +144,7 @@ std::vector<MetricFamily> ToMetrics(const EngineStats& s, const CallCounts& coun
       Gauge("num_requests_running", "Requests in the batch", s.requests_running),
       Gauge("num_requests_waiting", "Requests that have not started", s.requests_waiting),
       KvUsage(s),
+      DeviceMemory(s.memory),
       Distribution("time_to_first_token_seconds", "Arrival to first output token",
                    s.time_to_first_token_seconds),
       Distribution("inter_token_latency_seconds", "Between two output tokens of a sample",

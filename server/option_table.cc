@@ -1,10 +1,13 @@
+#include <algorithm>
 #include <charconv>
 #include <limits>
+#include <optional>
 #include <string_view>
 
 #include "engine/attention_presets.h"
 #include "engine/status.h"
 #include "fmt/format.h"
+#include "kernels/dtype.h"
 #include "server/attention_options.h"
 #include "server/options.h"
 
@@ -88,14 +91,17 @@ absl::Status ReadDrain(const std::string& value, ServerOptions& options) {
   return absl::OkStatus();
 }
 
-absl::Status ReadKvType(const std::string& value, ServerOptions& options) {
-  for (const auto& [name, type] :
-       {std::pair{"f32", DType::kF32}, {"f16", DType::kF16}, {"bf16", DType::kBF16}}) {
-    if (value != name) continue;
-    options.engine.kv_type = type;
-    return absl::OkStatus();
-  }
-  return Invalid(fmt::format("'{}' is not one of f32, f16, bf16", value));
+// One of the plain types that `names` has.
+Read Type(std::function<std::optional<DType>&(ServerOptions&)> member,
+          std::vector<std::string_view> names) {
+  return [=](const std::string& value, ServerOptions& options) {
+    for (const auto& [name, type] : kPlainTypes) {
+      if (value != name || std::find(names.begin(), names.end(), name) == names.end()) continue;
+      member(options) = type;
+      return absl::OkStatus();
+    }
+    return Invalid(fmt::format("'{}' is not one of {}", value, fmt::join(names, ", ")));
+  };
 }
 
 Read Attention(const char* field) {
@@ -135,19 +141,27 @@ std::vector<Option> MakeTable() {
        OneOf(&S::device, {"cpu", "cuda", "auto"})},
       {"threads", "N", "0", "Threads of the CPU backend; 0: one per core",
        Count<int32_t>(OfServer(&S::threads), 0, 4096)},
+      {"weight-type", "bf16|fp8", "",
+       "Element type of the weights on cuda; bf16 where it is left out",
+       Type(OfServer(&S::weight_type), {"bf16", "fp8"})},
       {"max-context", "N", text(engine.max_context),
        "Tokens of prompt and output together; 0: as many as the model was trained on",
        Count<int64_t>(OfEngine(&E::max_context), 0, int64_t{1} << 30)},
-      {"max-batch-tokens", "N", text(engine.max_batch_tokens), "Tokens of one step of the engine",
-       Count<int32_t>(OfEngine(&E::max_batch_tokens), 1, kMax32)},
+      {"max-batch-tokens", "N", text(engine.max_batch_tokens),
+       "Tokens of one step of the engine; 0: 512 on the cpu, 8192 on cuda",
+       Count<int32_t>(OfEngine(&E::max_batch_tokens), 0, kMax32)},
       {"max-running", "N", text(engine.max_running), "Outputs generated at a time",
        Count<int32_t>(OfEngine(&E::max_running), 1, kMax32)},
       {"max-waiting", "N", text(engine.max_waiting), "Requests that may wait; more are refused",
        Count<int32_t>(OfEngine(&E::max_waiting), 0, kMax32)},
       {"kv-device-bytes", "SIZE", text(engine.kv_device_bytes),
-       "KV cache, e.g. 4GiB; 0: four contexts, at most a quarter of the memory",
+       "KV cache, e.g. 4GiB; 0: four contexts, at most a quarter of the memory, on cuda what is "
+       "free",
        Size<int64_t>(OfEngine(&E::kv_device_bytes), 0)},
-      {"kv-type", "f32|f16|bf16", "f16", "Element type of the KV cache", ReadKvType},
+      {"kv-type", "TYPE", "",
+       "Element type of the KV cache: f32, f16 (default) or bf16 on the cpu, bf16 (default) or fp8 "
+       "on cuda",
+       Type(OfEngine(&E::kv_type), {"f32", "f16", "bf16", "fp8"})},
       {"attention", "MODE", "auto",
        "auto (dense within the trained length, infinite_hip after it), dense or infinite_hip",
        Attention("mode")},

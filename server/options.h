@@ -16,13 +16,14 @@
 namespace everlong {
 
 struct ServerOptions {
-  std::string model;           // a path or a name, as Checkpoint::Open takes it
-  std::string listen;          // host:port of gRPC; port 0 takes a free one
-  std::string metrics_listen;  // host:port of /metrics
-  std::string device;          // "cpu", "cuda" or "auto"
-  int32_t threads = 0;         // of the CPU backend; 0: one per core
-  std::string ready_file;      // "": none
-  absl::Duration drain;        // for running requests after SIGTERM
+  std::string model;                 // a path or a name, as Checkpoint::Open takes it
+  std::string listen;                // host:port of gRPC; port 0 takes a free one
+  std::string metrics_listen;        // host:port of /metrics
+  std::string device;                // "cpu", "cuda" or "auto"
+  int32_t threads = 0;               // of the CPU backend; 0: one per core
+  std::optional<DType> weight_type;  // of CUDA's
+  std::string ready_file;            // "": none
+  absl::Duration drain;              // for running requests after SIGTERM
   int32_t max_message_bytes = 0;
   std::string log_level;
   EngineOptions engine;

@@ -10,7 +10,7 @@ namespace everlong {
 
 struct ServedModel {
   std::string name;    // the last component of the checkpoint's path
-  std::string device;  // "cpu" or "cuda"
+  std::string device;  // as Kernels::description says
   std::unique_ptr<Engine> engine;
 };
 

@@ -163,15 +163,15 @@ void NetworkServer::Stop() {
 }  // namespace
 
 absl::StatusOr<ServedModel> LoadModel(const ServerOptions& options) {
-  ASSIGN_OR_RETURN(Device device, OpenDevice(options.device, options.threads));
+  ASSIGN_OR_RETURN(auto kernels, OpenDevice(options));
   ASSIGN_OR_RETURN(auto checkpoint, Checkpoint::Open(options.model));
   ServedModel served;
   // A path may end in "/" or "/.".
   const auto path = std::filesystem::weakly_canonical(options.model);
   served.name = path.filename().string();
-  served.device = device.name;
-  ASSIGN_OR_RETURN(served.engine, Engine::Create(std::move(checkpoint), std::move(device.kernels),
-                                                 options.engine));
+  served.device = kernels->description();
+  ASSIGN_OR_RETURN(served.engine,
+                   Engine::Create(std::move(checkpoint), std::move(kernels), options.engine));
   return served;
 }
 

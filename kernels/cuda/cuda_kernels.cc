@@ -35,6 +35,7 @@ class CudaKernels : public Kernels {
     EVERLONG_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     stream_.reset(stream);
     context_.stream = stream;
+    gpu_ = properties.name;
     context_.num_sms = properties.multiProcessorCount;
     context_.architecture = 10 * properties.major + properties.minor;
     linear_ = MakeLinear(weight_type);
@@ -42,7 +43,19 @@ class CudaKernels : public Kernels {
   }
 
   std::string_view name() const override { return "cuda"; }
+  std::string description() const override { return "cuda: " + gpu_; }
   DType activation_type() const override { return DType::kBF16; }
+  std::span<const DType> kv_types() const override {
+    static constexpr DType kTypes[] = {DType::kBF16, DType::kF8};
+    return kTypes;
+  }
+  // A device that has failed gives no answer.
+  std::optional<MemoryBytes> memory() const override {
+    size_t free = 0;
+    size_t total = 0;
+    if (cudaMemGetInfo(&free, &total) != cudaSuccess) return std::nullopt;
+    return MemoryBytes{.total = static_cast<int64_t>(total), .free = static_cast<int64_t>(free)};
+  }
 
   void* Allocate(int64_t bytes) override {
     DeviceMemory block = AllocateDevice(std::max<int64_t>(bytes, 1));
@@ -85,8 +98,8 @@ class CudaKernels : public Kernels {
   // One set of results at a time.
   void Sample(const SampleArgs& args) override {
     if (!samples_.empty()) Sync();
-    samples_.push_back(args);
     Add(SampleCall{args});
+    samples_.push_back(args);
   }
 
   void CopyPages(const CopyPagesArgs& args) override {
@@ -151,6 +164,7 @@ class CudaKernels : public Kernels {
 
   const Step& step() const { return buffer_.step(); }
 
+  std::string gpu_;
   std::unique_ptr<CUstream_st, DestroyStream> stream_;
   Context context_;
   std::unordered_map<void*, DeviceMemory> blocks_;

@@ -49,6 +49,11 @@ class ReferenceKernels : public Kernels {
  public:
   std::string_view name() const override { return "reference"; }
   DType activation_type() const override { return DType::kF32; }
+  std::span<const DType> kv_types() const override {
+    static constexpr DType kTypes[] = {DType::kF16, DType::kBF16, DType::kF32, DType::kF8};
+    return kTypes;
+  }
+  std::optional<MemoryBytes> memory() const override { return std::nullopt; }
 
   void* Allocate(int64_t bytes) override { return memory_.Allocate(bytes); }
   void Free(void* device) override { memory_.Free(device); }

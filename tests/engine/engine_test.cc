@@ -544,14 +544,34 @@ TEST_F(EngineTest, StopEndsRunningAndSubmittedRequests) {
   EXPECT_EQ(submitted->end().status.code(), absl::StatusCode::kUnavailable);
 }
 
-TEST(EngineFaultTest, MemoryThatRunsOutInAStepCountsAsAFault) {
-  auto engine = MakeTinyEngine(SmallOptions(),
-                               std::make_unique<HookedKernels>([] { throw std::bad_alloc(); }));
-  auto sink = SubmitTo(*engine, GreedyRequest(RandomPrompt(1, 100), 40));
+TEST(EngineFaultTest, MemoryThatRunsOutInAStepEndsTheRequestsOfTheStepOnly) {
+  std::atomic<bool> fail{false};
+  auto engine = MakeTinyEngine(SmallOptions(), std::make_unique<HookedKernels>([&] {
+                                 if (fail) throw std::bad_alloc();
+                               }));
+  Request request = GreedyRequest(RandomPrompt(1, 100), 40);
+  request.num_samples = 3;
+  auto first = SubmitTo(*engine, request);
+  auto paused = SubmitTo(*engine, GreedyRequest(RandomPrompt(2, 100), 40));
+  for (int step = 0; step < 5; ++step) engine->Step();
+  EXPECT_FALSE(paused->tokens().empty());
+  paused->backlogged = true;
+  fail = true;
   EXPECT_FALSE(engine->Step());
-  EXPECT_FALSE(engine->Healthy());
-  ASSERT_TRUE(sink->finished());
-  EXPECT_EQ(sink->end().status.code(), absl::StatusCode::kInternal);
+  fail = false;
+  ASSERT_TRUE(first->finished());
+  EXPECT_EQ(first->end().status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(first->end().status.message()), HasSubstr("memory ran out"));
+  EXPECT_FALSE(paused->finished());
+  EXPECT_TRUE(engine->Healthy());
+
+  paused->backlogged = false;
+  auto later = SubmitTo(*engine, request);
+  RunToEnd(*engine);
+  EXPECT_EQ(later->tokens(2), OutputAlone(SmallOptions(), "reference", request, 2));
+  EXPECT_EQ(paused->tokens(),
+            OutputAlone(SmallOptions(), "reference", GreedyRequest(RandomPrompt(2, 100), 40)));
+  EXPECT_EQ(engine->Stats().kv_pages_used, 0);
 }
 
 TEST(EngineFaultTest, DeviceFaultEndsEveryRequestAndTurnsUnhealthy) {
@@ -575,6 +595,32 @@ TEST(EngineFaultTest, DeviceFaultEndsEveryRequestAndTurnsUnhealthy) {
   const auto refused =
       engine->Submit(GreedyRequest(RandomPrompt(1, 10), 4), std::make_shared<RecordingSink>());
   EXPECT_EQ(refused.status().code(), absl::StatusCode::kUnavailable);
+}
+
+// A backend that fails between steps, where selections' counts are cleared.
+TEST(EngineFaultTest, DeviceFaultsOutsideTheModelCountToo) {
+  class NoUploads final : public HookedKernels {
+   public:
+    explicit NoUploads(const std::atomic<bool>* fail) : HookedKernels([] {}), fail_(fail) {}
+    void Upload(void* to, const void* from, int64_t bytes) override {
+      if (*fail_) throw DeviceError("an injected fault");
+      HookedKernels::Upload(to, from, bytes);
+    }
+
+   private:
+    const std::atomic<bool>* fail_;
+  };
+  std::atomic<bool> fail{false};
+  auto engine = MakeTinyEngine(SmallOptions(), std::make_unique<NoUploads>(&fail));
+  fail = true;
+  Request request = GreedyRequest(RandomPrompt(1, 300), 4);
+  request.attention = SparseAttention("default");
+  auto sink = SubmitTo(*engine, request);
+  EXPECT_FALSE(engine->Step());
+  ASSERT_TRUE(sink->finished());
+  EXPECT_EQ(sink->end().status.code(), absl::StatusCode::kInternal);
+  EXPECT_FALSE(engine->Healthy());
+  EXPECT_EQ(engine->Stats().kv_pages_used, 0);
 }
 
 TEST(EngineOptionsTest, SparseAttentionThatTheServerHasNoRoomForIsRefused) {
@@ -610,6 +656,19 @@ TEST(EngineOptionsTest, WrongOptionsAreRefusedWithTheirNumbers) {
   const absl::Status small = create([](auto& o) { o.kv_device_bytes = 15 * kTinyPageBytes; });
   EXPECT_EQ(small.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(small.message()), HasSubstr("hold 832 tokens"));
+}
+
+TEST(EngineOptionsTest, TheCacheHoldsWhatTheDeviceStores) {
+  EngineOptions options = SmallOptions();
+  options.kv_type.reset();
+  const auto create = [&](std::unique_ptr<Kernels> kernels) {
+    return Engine::Create(std::make_unique<TinyCheckpoint>(1), std::move(kernels), options);
+  };
+  EXPECT_EQ((*create(MakeCpuKernels(1)))->options().kv_type, DType::kF16);
+  options.kv_type = DType::kF8;
+  EXPECT_TRUE(create(MakeReferenceKernels()).ok());
+  EXPECT_EQ(std::string(create(MakeCpuKernels(1)).status().message()),
+            "kv_type: cpu stores f16, bf16, f32, not fp8");
 }
 
 // Requests arrive, are cancelled, pause and expire at random; nothing leaks, every one ends once.

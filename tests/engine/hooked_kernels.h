@@ -18,6 +18,8 @@ class HookedKernels : public Kernels {
       : hook_(std::move(hook)), inner_(std::move(inner)) {}
   std::string_view name() const override { return "hooked"; }
   DType activation_type() const override { return inner_->activation_type(); }
+  std::span<const DType> kv_types() const override { return inner_->kv_types(); }
+  std::optional<MemoryBytes> memory() const override { return inner_->memory(); }
   void* Allocate(int64_t bytes) override { return inner_->Allocate(bytes); }
   void Free(void* device) override { inner_->Free(device); }
   void Upload(void* to, const void* from, int64_t bytes) override {

@@ -9,6 +9,7 @@
 
 #include "kernels/kernels.h"
 #include "nlohmann/json.hpp"
+#include "server/device.h"
 #include "tests/server/test_server.h"
 
 namespace everlong {
@@ -172,12 +173,32 @@ TEST(LifecycleTest, ACheckpointThatCannotBeOpenedIsNamed) {
   EXPECT_THAT(std::string(served.status().message()), HasSubstr("/no/such/model"));
 }
 
-TEST(LifecycleTest, CudaIsRefusedWithTheReason) {
+TEST(LifecycleTest, CudaIsRefusedWithTheReasonAndAutoTakesTheCpu) {
+  std::string why;
+  if (MakeCudaKernels(DType::kBF16, &why) != nullptr) GTEST_SKIP() << "there is a GPU";
+  EXPECT_FALSE(why.empty());
   ServerOptions options = TestServerOptions();
   options.device = "cuda";
-  const auto served = LoadModel(options);
-  ASSERT_FALSE(served.ok());
-  EXPECT_THAT(std::string(served.status().message()), HasSubstr("no CUDA backend"));
+  const absl::Status refused = OpenDevice(options).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(std::string(refused.message()), "--device cuda: " + why);
+  options.device = "auto";
+  EXPECT_EQ((*OpenDevice(options))->name(), "cpu");
+}
+
+TEST(LifecycleTest, TheCpuRefusesWhatOnlyCudaKnows) {
+  ServerOptions options = TestServerOptions();
+  options.device = "cpu";
+  options.weight_type = DType::kF8;
+  const absl::Status weights = OpenDevice(options).status();
+  EXPECT_EQ(weights.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(weights.message()), HasSubstr("--weight-type"));
+  options.weight_type.reset();
+  options.model = EVERLONG_MODEL;
+  options.engine.kv_type = DType::kF8;
+  const absl::Status cache = LoadModel(options).status();
+  EXPECT_EQ(cache.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(cache.message()), HasSubstr("cpu stores f16, bf16, f32, not fp8"));
 }
 
 }  // namespace

@@ -22,6 +22,8 @@ TEST(MetricsTest, ValuesTypesAndLabelsAreThere) {
   stats.requests_waiting = 5;
   stats.kv_pages_total = 8;
   stats.kv_pages_used = 2;
+  stats.memory = {
+      .weights = 11, .activations = 12, .kv = 13, .index = 14, .selection = 15, .other = 16};
   stats.prompt_tokens = 1000;
   stats.output_tokens = 30;
   stats.preemptions = 4;
@@ -35,6 +37,13 @@ TEST(MetricsTest, ValuesTypesAndLabelsAreThere) {
            "# TYPE everlong_num_requests_running gauge\neverlong_num_requests_running 2\n",
            "everlong_num_requests_waiting 5\n",
            "everlong_kv_cache_usage_ratio{tier=\"device\"} 0.25\n",
+           "# TYPE everlong_device_memory_bytes gauge\n",
+           "everlong_device_memory_bytes{use=\"weights\"} 11\n",
+           "everlong_device_memory_bytes{use=\"activations\"} 12\n",
+           "everlong_device_memory_bytes{use=\"kv\"} 13\n",
+           "everlong_device_memory_bytes{use=\"index\"} 14\n",
+           "everlong_device_memory_bytes{use=\"selection\"} 15\n",
+           "everlong_device_memory_bytes{use=\"other\"} 16\n",
            "# TYPE everlong_prompt_tokens_total counter\neverlong_prompt_tokens_total 1000\n",
            "everlong_generation_tokens_total 30\n",
            "everlong_num_preemptions_total 4\n",

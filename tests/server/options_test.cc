@@ -58,6 +58,7 @@ TEST_F(OptionsTest, DefaultsAreThoseOfTheTable) {
   EXPECT_EQ(options.engine.max_running, engine.max_running);
   EXPECT_EQ(options.engine.max_waiting, engine.max_waiting);
   EXPECT_EQ(options.engine.kv_type, engine.kv_type);
+  EXPECT_EQ(options.weight_type, std::nullopt);
 }
 
 TEST_F(OptionsTest, FlagBeforeEnvironmentBeforeFileBeforeDefault) {
@@ -70,7 +71,7 @@ TEST_F(OptionsTest, FlagBeforeEnvironmentBeforeFileBeforeDefault) {
   EXPECT_EQ(options.engine.max_running, 7);
   EXPECT_EQ(options.engine.max_waiting, 6);
   EXPECT_EQ(options.engine.kv_device_bytes, int64_t{1} << 30);
-  EXPECT_EQ(options.engine.max_batch_tokens, 512);
+  EXPECT_EQ(options.engine.max_batch_tokens, 0);
 }
 
 TEST_F(OptionsTest, EveryOptionCanBeGivenInAllThreeWays) {
@@ -79,6 +80,7 @@ TEST_F(OptionsTest, EveryOptionCanBeGivenInAllThreeWays) {
                                                     {"metrics-listen", "localhost:9"},
                                                     {"device", "cpu"},
                                                     {"kv-type", "bf16"},
+                                                    {"weight-type", "fp8"},
                                                     {"ready-file", "r"},
                                                     {"log-level", "debug"},
                                                     {"attention", "dense"},
@@ -179,7 +181,8 @@ TEST_F(OptionsTest, ErrorsNameWhereTheValueCameFrom) {
   EXPECT_THAT(Error({"--model", "m", "--device", "tpu"}), HasSubstr("cpu, cuda, auto"));
   EXPECT_THAT(Error({"--model", "m", "--listen", "50051"}), HasSubstr("HOST:PORT"));
   EXPECT_THAT(Error({"--model", "m", "--listen", "host:70000"}), HasSubstr("[0, 65535]"));
-  EXPECT_THAT(Error({"--model", "m", "--kv-type", "f64"}), HasSubstr("f32, f16, bf16"));
+  EXPECT_THAT(Error({"--model", "m", "--kv-type", "f64"}), HasSubstr("f32, f16, bf16, fp8"));
+  EXPECT_THAT(Error({"--model", "m", "--weight-type", "f16"}), HasSubstr("not one of bf16, fp8"));
   EXPECT_THAT(Error({"--model", "m", "--max-message-bytes", "4GiB"}), HasSubstr("2147483647"));
   EXPECT_THAT(Error({"--no-such-flag"}), HasSubstr("--no-such-flag"));
   EXPECT_THAT(Error({"stray"}), HasSubstr("stray"));

@@ -36,8 +36,8 @@ def best(context, flush):
     q = torch.randn(1, Q_HEADS, 1, DIM, device="cuda", dtype=torch.bfloat16)
     shape = (1, KV_HEADS, context, DIM)
     k, v = (torch.randn(shape, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    # The heads of a group as queries of one head: for a single token that is the same, and a backend
-    # without grouped heads reads every key once.
+    # A group's heads as queries of one head: the same for a single token, and a backend without
+    # grouped heads reads every key once.
     folded = q.view(1, KV_HEADS, Q_HEADS // KV_HEADS, DIM)
     times = {}
     for name, backend in BACKENDS.items():

@@ -53,7 +53,7 @@ class DecodeStep {
     device_->StoreKv({.cache = cache_.shape, .qkv = qkv_, .q_heads = kHeads});
     device_->IndexKeys({.cache = cache_.shape, .index = index_.shape});
     device_->Attention({.cache = cache_.shape,
-                        .rope = {.inv_freq = inv_freq_.data()},
+                        .rope = {.inv_freq = inv_freq_},
                         .q = qkv_,
                         .out = normed_,
                         .q_stride = kQkvWidth,
@@ -104,7 +104,7 @@ class DecodeStep {
   Step step_;
   HostCache cache_;
   HostIndex index_;
-  std::vector<float> inv_freq_;
+  const float* inv_freq_;
   Matrix embedding_;
   Matrix qkv_weights_;
   Matrix out_weights_;

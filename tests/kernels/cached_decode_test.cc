@@ -36,7 +36,7 @@ class GuardedCache {
   // The block that the key at this byte begins.
   void Open(int64_t key_byte) {
     auto* block = static_cast<std::byte*>(shape.base) + key_byte;
-    EXPECT_EQ(mprotect(block, shape.BlockElements() * ByteSize(shape.type), PROT_READ), 0);
+    EXPECT_EQ(mprotect(block, shape.BlockBytes(), PROT_READ), 0);
   }
 
   KvCache shape;
@@ -73,7 +73,7 @@ struct CachedDecode {
     device->BeginStep(layout);
     const SelectArgs args = {.cache = keys,
                              .selection = selection.Place(device),
-                             .rope = {.inv_freq = inv_freq.data()},
+                             .rope = {.inv_freq = inv_freq},
                              .q = device.PlaceActivations(q),
                              .q_stride = kQHeads * kHeadDim,
                              .q_heads = kQHeads};
@@ -105,7 +105,7 @@ struct CachedDecode {
   HostCache cache;
   HostSelection selection{/*layers=*/1, /*slots=*/1, kKvHeads, /*capacity=*/8};
   SelectParams select = {.keep_blocks = 5, .distance = 136};
-  std::vector<float> inv_freq = InverseFrequencies(kHeadDim, 1.0);
+  const float* inv_freq = InverseFrequencies(kHeadDim, 1.0);
   Values q;
 };
 
@@ -118,7 +118,7 @@ std::string ParametersName(const ::testing::TestParamInfo<Parameters>& info) {
 
 class CachedDecodeTest : public ::testing::TestWithParam<Parameters> {};
 INSTANTIATE_TEST_SUITE_P(Backends, CachedDecodeTest,
-                         ::testing::Combine(::testing::ValuesIn(Backends()),
+                         ::testing::Combine(::testing::ValuesIn(HostBackends()),
                                             ::testing::Values(Positions::kTrue,
                                                               Positions::kStreaming,
                                                               Positions::kClipped)),

@@ -1,5 +1,8 @@
 #include "tests/kernels/device.h"
 
+#include <algorithm>
+
+#include "gtest/gtest.h"
 #include "hwy/targets.h"
 
 namespace everlong {
@@ -7,7 +10,7 @@ namespace {
 
 // CPU kernels for targets like `best` and those below it, also on machines with better ones; 0: no
 // such limit. It holds until the next call, so one CPU backend is in use at a time.
-std::unique_ptr<Kernels> MakeCpuKernelsFor(int64_t best, int num_threads) {
+std::shared_ptr<Kernels> MakeCpuKernelsFor(int64_t best, int num_threads) {
   hwy::SetSupportedTargetsForTest(0);
   // Better targets have lower bits.
   if (best != 0) hwy::SetSupportedTargetsForTest(hwy::SupportedTargets() & ~(best - 1));
@@ -15,12 +18,48 @@ std::unique_ptr<Kernels> MakeCpuKernelsFor(int64_t best, int num_threads) {
   return MakeCpuKernels(num_threads);
 }
 
-}  // namespace
+// One for all tests, since a GPU takes long to set up; null where there is none.
+std::shared_ptr<Kernels> SharedCudaKernels() {
+  static std::string why;
+  static const std::shared_ptr<Kernels> kernels = MakeCudaKernels(DType::kBF16, &why);
+  return kernels;
+}
 
-std::vector<Backend> BackendsBesideReference() {
+std::vector<Backend> CpuBackends() {
   return {{"cpu_1_thread", [] { return MakeCpuKernelsFor(0, 1); }},
           {"cpu_avx2_2_threads", [] { return MakeCpuKernelsFor(HWY_AVX2, 2); }},
           {"cpu_ssse3_3_threads", [] { return MakeCpuKernelsFor(HWY_SSSE3, 3); }}};
+}
+
+std::vector<Backend> CudaBackends() {
+  if (SharedCudaKernels() == nullptr) return {};
+  return {{.name = "cuda",
+           .make = SharedCudaKernels,
+           .activation_type = DType::kBF16,
+           .weight_type = DType::kBF16,
+           .kv_types = {DType::kBF16, DType::kF8}}};
+}
+
+std::vector<Backend> Join(std::vector<Backend> a, const std::vector<Backend>& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+}  // namespace
+
+std::vector<Backend> HostBackends() {
+  return Join(CpuBackends(),
+              {{.name = "reference",
+                .make = [] { return std::shared_ptr<Kernels>(MakeReferenceKernels()); },
+                .kv_types = {DType::kF32, DType::kF16, DType::kBF16, DType::kF8}}});
+}
+
+std::vector<Backend> Backends() {
+  return Join(HostBackends(), CudaBackends());
+}
+
+std::vector<Backend> BackendsBesideReference() {
+  return Join(CpuBackends(), CudaBackends());
 }
 
 std::vector<Backend> ByteProductBackends() {
@@ -31,10 +70,45 @@ std::vector<Backend> ByteProductBackends() {
   return backends;
 }
 
-std::vector<Backend> Backends() {
-  std::vector<Backend> backends = BackendsBesideReference();
-  backends.push_back({"reference", MakeReferenceKernels});
-  return backends;
+std::vector<KvBackend> KvBackends(const std::vector<Backend>& backends) {
+  std::vector<KvBackend> with_types;
+  for (const Backend& backend : backends) {
+    for (const DType type : backend.kv_types) with_types.push_back({backend, type});
+  }
+  return with_types;
+}
+
+std::vector<BackendFamily> Families(const std::vector<Backend>& backends) {
+  std::vector<BackendFamily> families;
+  for (const Backend& backend : backends) {
+    const std::string name = backend.name.substr(0, backend.name.find('_'));
+    const auto same =
+        std::find_if(families.begin(), families.end(),
+                     [&](const BackendFamily& family) { return family.name == name; });
+    if (same == families.end()) {
+      families.push_back({name, {backend}});
+    } else {
+      same->members.push_back(backend);
+    }
+  }
+  return families;
+}
+
+std::vector<KvFamily> KvFamilies(const std::vector<Backend>& backends) {
+  std::vector<KvFamily> with_types;
+  for (const BackendFamily& family : Families(backends)) {
+    for (const DType type : family.members.front().kv_types) with_types.push_back({family, type});
+  }
+  return with_types;
+}
+
+// What is deferred may use what was placed. A fault is a failure of the test that caused it.
+Device::~Device() {
+  try {
+    FreePlaced();
+  } catch (const DeviceError& error) {
+    ADD_FAILURE() << error.what();
+  }
 }
 
 void* Device::Place(const std::vector<std::byte>& bytes) {

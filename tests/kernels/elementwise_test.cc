@@ -1,6 +1,7 @@
 // RmsNorm, GatedActivation and device memory.
 #include <cmath>
 #include <cstring>
+#include <iostream>
 #include <tuple>
 
 #include "gtest/gtest.h"
@@ -127,11 +128,19 @@ TEST_P(MemoryTest, IsAlignedZeroedAndKeepsWhatIsUploaded) {
   for (void* block : blocks) device->Free(block);
   void* again = device->Allocate(1000);
   EXPECT_EQ(device.Read(again, 1000), std::vector<std::byte>(1000));
+  device->Free(again);
 }
 
 TEST_P(MemoryTest, MoreThanThereIsThrowsBadAlloc) {
   Device device(GetParam());
   EXPECT_THROW(device->Allocate(int64_t{1} << 60), std::bad_alloc);
+}
+
+TEST(CudaModuleTest, IsThereOrSaysWhyNot) {
+  std::string why;
+  const std::unique_ptr<Kernels> kernels = MakeCudaKernels(DType::kBF16, &why);
+  EXPECT_EQ(kernels == nullptr, !why.empty());
+  std::cout << "CUDA: " << (why.empty() ? "there is a GPU" : why) << "\n";
 }
 
 }  // namespace

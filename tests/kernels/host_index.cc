@@ -66,8 +66,8 @@ void FillPageOnLevels(HostCache& cache, int64_t layer, int64_t page, int32_t bit
       if (bits == 4) key[random() % key.size()] = 15.0f;
       Values opposite = key;
       for (float& v : opposite) v = -v;
-      cache.Set(cache.KeyByte(layer, page, head, t), key);
-      cache.Set(cache.KeyByte(layer, page, head, t + 1), opposite);
+      cache.Set(cache.KeyByte(layer, page, head, t), key, 1.0f);
+      cache.Set(cache.KeyByte(layer, page, head, t + 1), opposite, 1.0f);
     }
   }
 }

@@ -15,16 +15,16 @@ constexpr int32_t kLayers = 2;
 constexpr int32_t kLayer = 1;
 constexpr int32_t kKvHeads = 2;
 
-using Parameters = std::tuple<Backend, DType, int32_t, int32_t>;  // ..., head_dim, bits
+using Parameters = std::tuple<KvBackend, int32_t, int32_t>;  // ..., head_dim, bits
 
 class IndexTest : public ::testing::TestWithParam<Parameters> {
  protected:
   IndexTest()
-      : device_(std::get<0>(GetParam())),
-        head_dim_(std::get<2>(GetParam())),
-        bits_(std::get<3>(GetParam())),
+      : device_(std::get<0>(GetParam()).backend),
+        head_dim_(std::get<1>(GetParam())),
+        bits_(std::get<2>(GetParam())),
         step_(random_, {{0, 70}, {60, 3}, {63, 1}, {64, 63}, {100, 200}, {128, 64}, {5, 2}}),
-        cache_(std::get<1>(GetParam()), kKvHeads, head_dim_, step_.num_pages(), kLayers),
+        cache_(std::get<0>(GetParam()).kv_type, kKvHeads, head_dim_, step_.num_pages(), kLayers),
         before_(bits_, kKvHeads, head_dim_, step_.num_pages(), kLayers) {
     for (std::byte& byte : before_.bytes) byte = static_cast<std::byte>(random_());
   }
@@ -58,16 +58,15 @@ class IndexTest : public ::testing::TestWithParam<Parameters> {
   HostCache cache_;
   HostIndex before_;
 };
-INSTANTIATE_TEST_SUITE_P(
-    Backends, IndexTest,
-    ::testing::Combine(::testing::ValuesIn(Backends()),
-                       ::testing::Values(DType::kF32, DType::kF16, DType::kBF16),
-                       ::testing::Values(8, 80, 128), ::testing::Values(1, 2, 4)),
-    [](const ::testing::TestParamInfo<Parameters>& info) {
-      std::string name = std::get<0>(info.param).name + TypeName(std::get<1>(info.param));
-      name.append("d").append(std::to_string(std::get<2>(info.param)));
-      return name.append("b").append(std::to_string(std::get<3>(info.param)));
-    });
+INSTANTIATE_TEST_SUITE_P(Backends, IndexTest,
+                         ::testing::Combine(::testing::ValuesIn(KvBackends(Backends())),
+                                            ::testing::Values(8, 80, 128),
+                                            ::testing::Values(1, 2, 4)),
+                         [](const ::testing::TestParamInfo<Parameters>& info) {
+                           std::string name = std::get<0>(info.param).name();
+                           name.append("d").append(std::to_string(std::get<1>(info.param)));
+                           return name.append("b").append(std::to_string(std::get<2>(info.param)));
+                         });
 
 // The distance between levels: with 16 the largest is just reached, 4 lie a deviation apart, 2 lie
 // at the mean magnitude on either side.
@@ -162,7 +161,7 @@ TEST_P(IndexTest, KeepsKeysThatAreAllEqual) {
   for (const int32_t page : CompletedPages()) {
     for (int32_t head = 0; head < kKvHeads; ++head) {
       for (int64_t t = 0; t < 64; ++t) {
-        cache_.Set(cache_.KeyByte(kLayer, page, head, t), Values(head_dim_, 1.5f));
+        cache_.Set(cache_.KeyByte(kLayer, page, head, t), Values(head_dim_, 1.5f), 1.0f);
       }
     }
   }

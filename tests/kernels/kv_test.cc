@@ -3,6 +3,7 @@
 #include <tuple>
 
 #include "gtest/gtest.h"
+#include "kernels/dtype.h"
 #include "tests/kernels/device.h"
 #include "tests/kernels/host_index.h"
 #include "tests/kernels/step.h"
@@ -16,7 +17,7 @@ struct Heads {
   int32_t head_dim;
 };
 
-using Parameters = std::tuple<Backend, DType, Heads>;
+using Parameters = std::tuple<KvBackend, Heads>;
 
 class KvTest : public ::testing::TestWithParam<Parameters> {
  protected:
@@ -25,11 +26,11 @@ class KvTest : public ::testing::TestWithParam<Parameters> {
   static constexpr float kEps = 1e-6f;
 
   KvTest()
-      : device_(std::get<0>(GetParam())),
-        heads_(std::get<2>(GetParam())),
+      : device_(std::get<0>(GetParam()).backend),
+        heads_(std::get<1>(GetParam())),
         step_(random_, MixedShapes()),
-        before_(std::get<1>(GetParam()), heads_.kv_heads, heads_.head_dim, step_.num_pages(),
-                kLayers) {
+        before_(std::get<0>(GetParam()).kv_type, heads_.kv_heads, heads_.head_dim,
+                step_.num_pages(), kLayers) {
     FillCache(before_, step_, kLayer, random_);
     qkv_ = RandomValues(random_, step_.num_tokens() * row_width(), device_.activation_type());
   }
@@ -59,6 +60,31 @@ class KvTest : public ::testing::TestWithParam<Parameters> {
     qkv_after_ = device_.ReadActivations(qkv, static_cast<int64_t>(qkv_.size()));
   }
 
+  // The key or value at `byte` is `row`, rounded. With kF8, codes name one of the multiples of the
+  // stored scale that are nearest up to the roundings of a quotient.
+  void ExpectStored(int64_t byte, const Values& row) const {
+    const Values stored = after_.At(byte);
+    if (after_.shape.type != DType::kF8)
+      return ExpectSameBits(stored, RoundTo(after_.shape.type, row));
+    double largest = 0.0;
+    for (const float x : row) largest = std::max(largest, std::abs(double{x}));
+    const double scale = Decode(DType::kF32, after_.bytes.data() + after_.ScaleByte(byte), 1)[0];
+    ASSERT_NEAR(scale, largest / 448, Gamma(3) * largest / 448);
+    for (size_t i = 0; i < row.size(); ++i) {
+      const double code = std::abs(row[i]) / scale;
+      ASSERT_NEAR(stored[i], row[i], scale * (RoundingError(DType::kF8, code) + Gamma(4) * code));
+    }
+  }
+
+  // The key or value at `byte`, with its scale.
+  static void CopyRow(const HostCache& from, int64_t byte, HostCache& to) {
+    const auto copy = [&](int64_t begin, int64_t count) {
+      std::copy_n(from.bytes.begin() + begin, count, to.bytes.begin() + begin);
+    };
+    copy(byte, from.shape.head_dim * ByteSize(from.shape.type));
+    if (from.shape.type == DType::kF8) copy(from.ScaleByte(byte), ByteSize(DType::kF32));
+  }
+
   // Calls check(key head of a row, byte of its key in the cache) for every stored key.
   template <typename Check>
   void ForEachKey(Check check) const {
@@ -82,27 +108,44 @@ class KvTest : public ::testing::TestWithParam<Parameters> {
   Values qkv_after_;
 };
 INSTANTIATE_TEST_SUITE_P(Backends, KvTest,
-                         ::testing::Combine(::testing::ValuesIn(Backends()),
-                                            ::testing::Values(DType::kF32, DType::kF16,
-                                                              DType::kBF16),
+                         ::testing::Combine(::testing::ValuesIn(KvBackends(Backends())),
                                             ::testing::Values(Heads{1, 1, 8}, Heads{4, 2, 80},
                                                               Heads{3, 1, 64}, Heads{2, 2, 128})),
                          [](const ::testing::TestParamInfo<Parameters>& info) {
-                           const Heads& heads = std::get<2>(info.param);
-                           return std::get<0>(info.param).name + TypeName(std::get<1>(info.param)) +
-                                  "d" + std::to_string(heads.head_dim);
+                           return std::get<0>(info.param).name() + "d" +
+                                  std::to_string(std::get<1>(info.param).head_dim);
                          });
 
 TEST_P(KvTest, StoresRoundedRowsAndNothingElse) {
   Store(nullptr, nullptr);
   HostCache expected = before_;
   ForEachKey([&](int64_t row, int64_t h, int64_t key) {
-    expected.Set(key, Head(qkv_, row, heads_.q_heads + h));
-    expected.Set(key + expected.ValueOffset(),
-                 Head(qkv_, row, heads_.q_heads + heads_.kv_heads + h));
+    const int64_t value = key + after_.ValueOffset();
+    ExpectStored(key, Head(qkv_, row, heads_.q_heads + h));
+    ExpectStored(value, Head(qkv_, row, heads_.q_heads + heads_.kv_heads + h));
+    for (const int64_t byte : {key, value}) CopyRow(after_, byte, expected);
   });
   EXPECT_EQ(after_.bytes, expected.bytes);
   ExpectSameBits(qkv_after_, qkv_);
+}
+
+// Rows of zeros, and rows that 4 bits of exponent and 3 of mantissa hold beside a scale that is a
+// power of two.
+TEST_P(KvTest, StoresExactlyWhatEveryTypeHolds) {
+  for (size_t row = 0; row < qkv_.size(); row += heads_.head_dim) {
+    const float scale = std::ldexp(row % 5 == 0 ? 0.0f : 1.0f, static_cast<int>(random_() % 8) - 6);
+    for (int32_t i = 0; i < heads_.head_dim; ++i) {
+      const auto magnitude = static_cast<uint8_t>(i == 3 ? 0x7E : random_() % 0x7F);
+      const float value = F8ToF32(magnitude);
+      qkv_[row + i] = scale * (random_() % 2 == 0 ? value : -value);
+    }
+  }
+  Store(nullptr, nullptr);
+  ForEachKey([&](int64_t row, int64_t h, int64_t key) {
+    EXPECT_EQ(after_.At(key), Head(qkv_, row, heads_.q_heads + h));
+    EXPECT_EQ(after_.At(key + after_.ValueOffset()),
+              Head(qkv_, row, heads_.q_heads + heads_.kv_heads + h));
+  });
 }
 
 TEST_P(KvTest, NormalizesQueriesInPlaceAndKeysOnTheWay) {
@@ -116,12 +159,9 @@ TEST_P(KvTest, NormalizesQueriesInPlaceAndKeysOnTheWay) {
     }
   }
   ForEachKey([&](int64_t row, int64_t h, int64_t key) {
-    const std::byte* stored = after_.bytes.data() + key;
-    ExpectNormalized(Decode(after_.shape.type, stored, heads_.head_dim),
-                     Head(qkv_, row, heads_.q_heads + h), k_weight, kEps, after_.shape.type);
-    ExpectSameBits(
-        Decode(after_.shape.type, stored + after_.ValueOffset(), heads_.head_dim),
-        RoundTo(after_.shape.type, Head(qkv_, row, heads_.q_heads + heads_.kv_heads + h)));
+    ExpectNormalized(after_.At(key), Head(qkv_, row, heads_.q_heads + h), k_weight, kEps,
+                     after_.shape.type);
+    ExpectStored(key + after_.ValueOffset(), Head(qkv_, row, heads_.q_heads + heads_.kv_heads + h));
   });
 }
 
@@ -134,8 +174,8 @@ TEST_P(KvTest, NormalizesKeysAlone) {
     }
   }
   ForEachKey([&](int64_t row, int64_t h, int64_t key) {
-    ExpectNormalized(Decode(after_.shape.type, after_.bytes.data() + key, heads_.head_dim),
-                     Head(qkv_, row, heads_.q_heads + h), k_weight, kEps, after_.shape.type);
+    ExpectNormalized(after_.At(key), Head(qkv_, row, heads_.q_heads + h), k_weight, kEps,
+                     after_.shape.type);
   });
 }
 

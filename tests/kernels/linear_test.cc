@@ -32,7 +32,8 @@ struct Product {
         before(RandomValues(random, shape.rows * (weights.rows + kGap), activation_type)) {}
 
   // `w` are the weights on the device.
-  Values Run(Device& device, const Matrix& w, MatMulOut mode, bool with_bias) const {
+  Values Run(Device& device, const Matrix& w, MatMulOut mode, bool with_bias,
+             int64_t decode_rows = 0) const {
     Values spaced(rows * (weights.cols + kGap), kNan);
     for (int64_t r = 0; r < rows; ++r) {
       std::copy_n(x.begin() + r * weights.cols, weights.cols,
@@ -47,14 +48,19 @@ struct Product {
                     .x_stride = weights.cols + kGap,
                     .out_stride = weights.rows + kGap,
                     .rows = static_cast<int32_t>(rows),
+                    .decode_rows = static_cast<int32_t>(decode_rows),
                     .mode = mode});
     const auto count = static_cast<int64_t>(before.size());
     return activations ? device.ReadActivations(out, count) : device.ReadFloats(out, count);
   }
 
   // The error bound of a sum of products with two further terms in any order, of rounding x for
-  // quantised weights, and of rounding the result to `out_type`; 0 between the rows.
-  std::vector<double> Bound(MatMulOut mode, bool with_bias, DType out_type) const {
+  // quantised weights, of rounding weights as `backend` does, and of rounding the result to
+  // `out_type`; 0 between the rows.
+  std::vector<double> Bound(const Backend& backend, MatMulOut mode, bool with_bias,
+                            DType out_type) const {
+    const double weight_share =
+        backend.weight_type == DType::kF32 ? 0.0 : UnitRoundoff(backend.weight_type);
     const int64_t stride = weights.rows + kGap;
     const Values steps = StepsOfX();
     std::vector<double> bound(before.size(), 0.0);
@@ -62,16 +68,17 @@ struct Product {
       const int64_t r = i / weights.rows;
       const int64_t n = i % weights.rows;
       double magnitude = with_bias ? std::abs(bias[n]) : 0.0;
-      double x_rounding = 0.0;
+      double rounding = 0.0;
       for (int64_t k = 0; k < weights.cols; ++k) {
         const double w = weights.magnitudes[n * weights.cols + k];
-        magnitude += std::abs(x[r * weights.cols + k]) * w;
-        x_rounding += steps[r * weights.cols + k] / 2 * w;
+        const double product = std::abs(x[r * weights.cols + k]) * w;
+        magnitude += product;
+        rounding += steps[r * weights.cols + k] / 2 * w + weight_share * product;
       }
       if (mode == MatMulOut::kAddF32) magnitude += std::abs(before[r * stride + n]);
-      magnitude += x_rounding;
-      bound[r * stride + n] =
-          Gamma(weights.cols + 2) * magnitude + x_rounding + RoundingError(out_type, magnitude);
+      magnitude += rounding;
+      bound[r * stride + n] = SumError(weights.cols + 2, backend.activation_type) * magnitude +
+                              rounding + RoundingError(out_type, magnitude);
     }
     return bound;
   }
@@ -128,9 +135,11 @@ TEST_P(MatMulTest, AgreesWithReferenceInEveryMode) {
       SCOPED_TRACE(::testing::Message() << "mode " << int(mode) << ", bias " << with_bias);
       const DType out_type =
           mode == MatMulOut::kActivations ? device.activation_type() : DType::kF32;
-      ExpectWithin(product.Run(device, w, mode, with_bias),
-                   product.Run(reference, reference_w, mode, with_bias),
-                   product.Bound(mode, with_bias, out_type));
+      const Values expected = product.Run(reference, reference_w, mode, with_bias);
+      const std::vector<double> bound = product.Bound(backend, mode, with_bias, out_type);
+      for (const int64_t decode_rows : {int64_t{0}, shape.rows / 2, shape.rows}) {
+        ExpectWithin(product.Run(device, w, mode, with_bias, decode_rows), expected, bound);
+      }
     }
   }
 }
@@ -153,10 +162,14 @@ TEST_P(QuantizedMatMulTest, AgreesWithReference) {
   Device reference(MakeReferenceKernels());
   std::mt19937 random(1);
   const Product product(random, shape, type, device.activation_type());
-  const auto run = [&](Device& d) {
-    return product.Run(d, product.weights.LoadInto(d), MatMulOut::kAddF32, true);
+  const auto run = [&](Device& d, int64_t decode_rows) {
+    return product.Run(d, product.weights.LoadInto(d), MatMulOut::kAddF32, true, decode_rows);
   };
-  ExpectWithin(run(device), run(reference), product.Bound(MatMulOut::kAddF32, true, DType::kF32));
+  const Values expected = run(reference, 0);
+  for (const int64_t decode_rows : {int64_t{0}, shape.rows}) {
+    ExpectWithin(run(device, decode_rows), expected,
+                 product.Bound(backend, MatMulOut::kAddF32, true, DType::kF32));
+  }
 }
 
 class LinearTest : public ::testing::TestWithParam<Backend> {};
@@ -186,16 +199,19 @@ TEST_P(LinearTest, MultipliesSmallIntegersExactly) {
     for (int64_t n = 0; n < kOutputs; ++n) bias.push_back(static_cast<float>(100 + n));
     const std::vector<std::byte> encoded = Encode(type, w);
     const HostMatrix part = {encoded.data(), kOutputs, kCols, type};
-    float* out = device.PlaceFloats(Values(expected.size()));
-    device->MatMul({.w = device->LoadMatrix({&part, 1}),
-                    .x = device.PlaceActivations(x),
-                    .bias = device.PlaceFloats(bias),
-                    .out = out,
-                    .x_stride = kCols,
-                    .out_stride = kOutputs,
-                    .rows = kRows,
-                    .mode = MatMulOut::kF32});
-    ExpectSameBits(device.ReadFloats(out, kRows * kOutputs), expected);
+    for (const int32_t decode_rows : {0, 3, 7}) {
+      float* out = device.PlaceFloats(Values(expected.size()));
+      device->MatMul({.w = device->LoadMatrix({&part, 1}),
+                      .x = device.PlaceActivations(x),
+                      .bias = device.PlaceFloats(bias),
+                      .out = out,
+                      .x_stride = kCols,
+                      .out_stride = kOutputs,
+                      .rows = kRows,
+                      .decode_rows = decode_rows,
+                      .mode = MatMulOut::kF32});
+      ExpectSameBits(device.ReadFloats(out, kRows * kOutputs), expected);
+    }
   }
 }
 
@@ -210,7 +226,7 @@ TEST_P(LinearTest, RowIsTheSameWhateverTheRowsBesideIt) {
       const Weights weights(random, type, {101}, cols);
       const Matrix w = weights.LoadInto(device);
       const Values x = RandomValues(random, kRows * cols, device.activation_type());
-      const auto run = [&](int64_t first, int64_t rows) {
+      const auto run = [&](int64_t first, int64_t rows, int64_t decode_rows) {
         float* out = device.PlaceFloats(Values(rows * w.rows));
         device->MatMul({.w = w,
                         .x = device.PlaceActivations(
@@ -219,15 +235,23 @@ TEST_P(LinearTest, RowIsTheSameWhateverTheRowsBesideIt) {
                         .x_stride = cols,
                         .out_stride = w.rows,
                         .rows = static_cast<int32_t>(rows),
+                        .decode_rows = static_cast<int32_t>(decode_rows),
                         .mode = MatMulOut::kF32});
         return device.ReadFloats(out, rows * w.rows);
       };
-      const Values all = run(0, kRows);
+      const auto slice = [&](const Values& all, int64_t first, int64_t rows) {
+        return Values(all.begin() + first * w.rows, all.begin() + (first + rows) * w.rows);
+      };
+      const Values prompts = run(0, kRows, 0);
+      const Values decoded = run(0, kRows, kRows);
       for (const int64_t rows : {1, 2, 3, 4, 5, 7, 8, 9, 16, 31, 32, 33, 64}) {
         for (const int64_t first : {int64_t{0}, kRows - rows}) {
-          ExpectSameBits(run(first, rows), Values(all.begin() + first * w.rows,
-                                                  all.begin() + (first + rows) * w.rows));
+          ExpectSameBits(run(first, rows, 0), slice(prompts, first, rows));
+          ExpectSameBits(run(first, rows, rows), slice(decoded, first, rows));
         }
+        const Values both = run(0, kRows, rows);
+        ExpectSameBits(slice(both, 0, rows), slice(decoded, 0, rows));
+        ExpectSameBits(slice(both, rows, kRows - rows), slice(prompts, rows, kRows - rows));
       }
     }
   }
@@ -265,7 +289,7 @@ TEST_P(LinearTest, RefusesToStackPartsThatDiffer) {
   EXPECT_DEATH(load({zeros.data(), 1, 32, DType::kQ4_0}), "check failed");
 }
 
-TEST_P(LinearTest, EmbedCopiesRowsExactly) {
+TEST_P(LinearTest, EmbedCopiesRowsAsTheyAreKept) {
   std::mt19937 random(4);
   const Step step(random, MixedShapes(), 53);
   for (const DType type : WeightTypes()) {
@@ -277,9 +301,10 @@ TEST_P(LinearTest, EmbedCopiesRowsExactly) {
       float* out = device.PlaceFloats(Values(step.num_tokens() * cols));
       device->BeginStep(step.Layout());
       device->Embed({.table = table.LoadInto(device), .out = out});
+      const Values values = RoundTo(GetParam().weight_type, table.values);
       Values expected;
       for (const int32_t token : step.tokens) {
-        const auto row = table.values.begin() + token * cols;
+        const auto row = values.begin() + token * cols;
         expected.insert(expected.end(), row, row + cols);
       }
       ExpectSameBits(device.ReadFloats(out, step.num_tokens() * cols), expected);

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <cstring>
 
 #include "gtest/gtest.h"
 #include "kernels/dtype.h"
@@ -16,35 +15,21 @@ std::string TypeName(DType type) {
   return kNames[static_cast<int>(type)];
 }
 
-Values RoundTo(DType type, Values values) {
-  for (float& value : values) {
-    if (type == DType::kF16) value = F16ToF32(F32ToF16(value));
-    if (type == DType::kBF16) value = BF16ToF32(F32ToBF16(value));
-  }
-  return values;
+Values RoundTo(DType type, const Values& values) {
+  return Decode(type, Encode(type, values).data(), static_cast<int64_t>(values.size()));
 }
 
 std::vector<std::byte> Encode(DType type, const Values& values) {
   std::vector<std::byte> bytes(values.size() * ByteSize(type));
   for (size_t i = 0; i < values.size(); ++i) {
-    const uint16_t half = type == DType::kF16 ? F32ToF16(values[i]) : F32ToBF16(values[i]);
-    const void* from = type == DType::kF32 ? static_cast<const void*>(&values[i]) : &half;
-    std::memcpy(bytes.data() + i * ByteSize(type), from, ByteSize(type));
+    WriteElement(bytes.data() + i * ByteSize(type), type, values[i]);
   }
   return bytes;
 }
 
 Values Decode(DType type, const std::byte* bytes, int64_t count) {
   Values values(count);
-  for (int64_t i = 0; i < count; ++i) {
-    uint16_t half;
-    if (type == DType::kF32) {
-      std::memcpy(&values[i], bytes + i * 4, 4);
-    } else {
-      std::memcpy(&half, bytes + i * 2, 2);
-      values[i] = type == DType::kF16 ? F16ToF32(half) : BF16ToF32(half);
-    }
-  }
+  for (int64_t i = 0; i < count; ++i) values[i] = ReadElement(bytes + i * ByteSize(type), type);
   return values;
 }
 
@@ -52,11 +37,20 @@ Values RandomValues(std::mt19937& random, int64_t count, DType type, double devi
   std::normal_distribution<float> normal(0.0f, static_cast<float>(deviation));
   Values values(count);
   for (float& value : values) value = normal(random);
-  return RoundTo(type, std::move(values));
+  return RoundTo(type, values);
 }
 
 double UnitRoundoff(DType type) {
-  return type == DType::kF32 ? 0x1p-24 : type == DType::kF16 ? 0x1p-11 : 0x1p-8;
+  switch (type) {
+    case DType::kF16:
+      return 0x1p-11;
+    case DType::kBF16:
+      return 0x1p-8;
+    case DType::kF8:
+      return 0x1p-4;
+    default:
+      return 0x1p-24;
+  }
 }
 
 double Gamma(int64_t n, DType type) {
@@ -64,9 +58,14 @@ double Gamma(int64_t n, DType type) {
   return share / (1.0 - share);
 }
 
+double SumError(int64_t n, DType type) {
+  return Gamma(type == DType::kF32 ? n : 2 * n);
+}
+
 double RoundingError(DType type, double value) {
   const double least_spacing = type == DType::kF16    ? 0x1p-24
                                : type == DType::kBF16 ? 0x1p-133
+                               : type == DType::kF8   ? 0x1p-9
                                                       : 0x1p-149;
   return std::max(std::abs(value) * UnitRoundoff(type), least_spacing / 2);
 }
@@ -93,7 +92,7 @@ void ExpectWithin(const Values& actual, const Values& expected, const std::vecto
 }
 
 // The sum of squares has no cancellation, so its share of error is at most Gamma(n). The root
-// halves it; six roundings follow, and that to `type`.
+// halves it; six roundings follow, two more of the scale of kF8, and that to `type`.
 void ExpectNormalized(const Values& actual, const Values& x, const Values& weight, float eps,
                       DType type) {
   const auto n = static_cast<int64_t>(x.size());
@@ -101,12 +100,16 @@ void ExpectNormalized(const Values& actual, const Values& x, const Values& weigh
   for (const float value : x) squares += static_cast<double>(value) * value;
   const double factor = 1.0 / std::sqrt(squares / static_cast<double>(n) + eps);
   Values expected;
-  std::vector<double> bound;
   for (size_t i = 0; i < x.size(); ++i) {
-    const double exact = x[i] * factor * weight[i];
-    const double error = Gamma(n / 2 + 8) * std::abs(exact);
-    expected.push_back(static_cast<float>(exact));
-    bound.push_back(error + RoundingError(type, std::abs(exact) + error));
+    expected.push_back(static_cast<float>(x[i] * factor * weight[i]));
+  }
+  double largest = 0.0;
+  for (const float value : expected) largest = std::max(largest, std::abs(double{value}));
+  const double unit = type == DType::kF8 ? largest / 448 : 1.0;
+  std::vector<double> bound;
+  for (const float value : expected) {
+    const double error = Gamma(n / 2 + 11) * std::abs(value);
+    bound.push_back(error + unit * RoundingError(type, (std::abs(value) + error) / unit));
   }
   ExpectWithin(actual, expected, bound);
 }

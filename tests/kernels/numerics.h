@@ -16,7 +16,7 @@ using Values = std::vector<float>;
 std::string TypeName(DType type);
 
 // The element type's nearest values, ties to even, as f32 and as they lie in memory.
-Values RoundTo(DType type, Values values);
+Values RoundTo(DType type, const Values& values);
 std::vector<std::byte> Encode(DType type, const Values& values);
 Values Decode(DType type, const std::byte* bytes, int64_t count);
 
@@ -31,6 +31,11 @@ double UnitRoundoff(DType type);
 // Accuracy and Stability of Numerical Algorithms, 2nd edition, lemma 3.1). A sum of n terms in
 // whatever order is off by Gamma(n - 1) times the sum of their absolute values (section 4.2).
 double Gamma(int64_t n, DType type = DType::kF32);
+
+// Gamma of f32, or where products of the 16-bit `type` are summed, of twice as many roundings: a
+// tensor core cuts off what others round (Fasi, Higham, Mikaitis, Pranesh: Numerical behavior of
+// NVIDIA tensor cores, 2021).
+double SumError(int64_t n, DType type);
 
 // The error of rounding `value` to `type`.
 double RoundingError(DType type, double value);

@@ -233,9 +233,10 @@ class BlockOracle {
     const size_t half = x.size() / 2;
     for (size_t i = 0; i < half; ++i) {
       const double angle = static_cast<double>(distance) * problem_.inv_freq[i];
-      out[i] = (x[i] * std::cos(angle) - x[i + half] * std::sin(angle)) * problem_.shape.rope_scale;
-      out[i + half] =
-          (x[i + half] * std::cos(angle) + x[i] * std::sin(angle)) * problem_.shape.rope_scale;
+      const double cos = problem_.quarter_turns ? std::round(std::cos(angle)) : std::cos(angle);
+      const double sin = problem_.quarter_turns ? std::round(std::sin(angle)) : std::sin(angle);
+      out[i] = (x[i] * cos - x[i + half] * sin) * problem_.shape.rope_scale;
+      out[i + half] = (x[i + half] * cos + x[i] * sin) * problem_.shape.rope_scale;
     }
     return out;
   }
@@ -278,7 +279,7 @@ HostSelection SelectProblem::Run(Device& device) const {
   SelectArgs args = {.cache = cache.shape,
                      .index = index.shape,
                      .selection = selection.Place(device),
-                     .rope = {.inv_freq = inv_freq.data(), .scale = shape.rope_scale},
+                     .rope = {.inv_freq = inv_freq, .scale = shape.rope_scale},
                      .q = device.PlaceActivations(q),
                      .q_stride = int64_t{shape.q_heads} * shape.head_dim,
                      .layer = layer,
@@ -370,7 +371,8 @@ std::vector<SelectProblem::Range> SelectProblem::ScanScores(const QueryBlock& bl
 }
 
 // A query rotates as in WeightError of attention; pooling rounds 4 times, decoding a key 8 times
-// relative to a norm of at most twice the key's; each of the two scores may be off.
+// relative to a norm of at most twice the key's. Where rotated queries are rounded to 16 bits, keys
+// are as they are stored but for kF8, whose scales may be multiplied in first.
 double SelectProblem::ScoreError() const {
   const int64_t dim = shape.head_dim;
   const auto norm = [dim](const float* x) {
@@ -387,7 +389,10 @@ double SelectProblem::ScoreError() const {
       }
     }
   }
-  return 2 * Gamma(dim + 32) * query * 2 * key * shape.rope_scale;
+  const double product = query * 2 * key * shape.rope_scale;
+  const double error = SumError(dim + 32, activation_type) * product;
+  if (activation_type == DType::kF32) return error;
+  return error + Gamma(cache.shape.type == DType::kF8 ? 2 : 1, activation_type) * product;
 }
 
 }  // namespace everlong

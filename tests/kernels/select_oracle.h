@@ -17,7 +17,9 @@ struct SelectProblem {
   HostIndex index;
   HostSelection selection;  // before
   Values q;                 // [num_tokens][q_heads * head_dim]
-  std::vector<float> inv_freq;
+  DType activation_type = DType::kF32;
+  const float* inv_freq;
+  bool quarter_turns = false;  // every distance is meant to turn by multiples of a quarter
   std::vector<SelectParams> selects;
   int32_t layer = 0;
 
@@ -37,7 +39,7 @@ struct SelectProblem {
   };
   std::vector<Range> ScanScores(const QueryBlock& block, int32_t kv_head) const;
 
-  // What f32 may be off in comparing two scores.
+  // What a backend may be off in a score, by f32 and by rounding to activations.
   double ScoreError() const;
 };
 

@@ -13,7 +13,6 @@ constexpr int32_t kLayers = 2;
 constexpr int32_t kLayer = 1;
 constexpr int32_t kSinks = 16;
 constexpr int32_t kWindow = 72;
-constexpr DType kActivations = DType::kF32;
 
 struct Case {
   std::string name;
@@ -72,7 +71,7 @@ std::vector<Case> HipCases() {
 
 // Query blocks of up to 64 rows with sinks, window and a slot each.
 Step SelectingStep(std::mt19937& random) {
-  Step step(random, {{700, 1}, {450, 70}, {1030, 1}, {40, 3}, {515, 6}});
+  Step step(random, {{700, 1}, {1030, 1}, {450, 70}, {40, 3}, {300, 1}, {515, 6}});
   step.blocks.clear();
   for (int32_t s = 0; s < step.num_sequences(); ++s) {
     for (int32_t row = step.query_begin[s]; row < step.query_begin[s + 1];) {
@@ -115,27 +114,60 @@ HostIndex IndexOf(const Step& step, const HostCache& cache, int32_t bits) {
   return index;
 }
 
-// With `exact`, every score is an integer below 2^24 or a part of one, so f32 is exact in any order
-// and ties are many; nothing rotates, and a row's largest element is 127, so that rounding it to
-// 127ths of that changes nothing. Otherwise values are normal and queries rotate.
-SelectProblem MakeProblem(const Case& c, DType kv_type, bool exact, uint32_t seed) {
+// What keys and queries are drawn from. Of integers, every score is an integer below 2^24 or a part
+// of one, so f32 is exact in any order and ties are many.
+//   kIntegers      nothing rotates; a row's largest element is 127, so that rounding it to 127ths
+//   of
+//                  that changes nothing
+//   kQuarterTurns  distances turn queries by quarters, to what 16 bits hold
+//   kNormal        any values and turns
+enum class Drawing { kIntegers, kQuarterTurns, kNormal };
+
+constexpr int64_t kHeadDim = 32;
+
+const std::vector<float>& QuarterTurns() {
+  static const std::vector<float> turns = [] {
+    std::vector<float> inv_freq(kHeadDim / 2);
+    for (size_t i = 0; i < inv_freq.size(); ++i) {
+      inv_freq[i] = static_cast<float>(static_cast<double>(i % 4) * std::acos(0.0));
+    }
+    return inv_freq;
+  }();
+  return turns;
+}
+
+// Means of four neighbouring rows are of few bits: 127 stands in even dimensions of even rows and
+// in odd ones of odd rows.
+Values DrawQueries(Drawing drawing, const Step& step, int32_t heads, DType type,
+                   std::mt19937& random) {
+  const int64_t row_width = heads * kHeadDim;
+  Values q = RandomValues(random, step.num_tokens() * row_width, type);
+  if (drawing == Drawing::kQuarterTurns) {
+    for (float& v : q) v = static_cast<float>(random() % 4 * 2 + 1);
+  } else if (drawing == Drawing::kIntegers) {
+    for (float& v : q) v = static_cast<float>(static_cast<int32_t>(random() % 5) - 2) * 4;
+    for (size_t head = 0; head < q.size(); head += kHeadDim) {
+      q[head + random() % 16 * 2 + head / row_width % 2] = 127.0f;
+    }
+  }
+  return q;
+}
+
+SelectProblem MakeProblem(const Case& c, const KvFamily& kv, Drawing drawing, uint32_t seed) {
   std::mt19937 random(seed);
-  const AttentionShape shape = {.q_heads = 6, .kv_heads = 2, .head_dim = 32, .rotate = !exact};
+  const AttentionShape shape = {
+      .q_heads = 6, .kv_heads = 2, .head_dim = kHeadDim, .rotate = drawing != Drawing::kIntegers};
   Step step = SelectingStep(random);
-  HostCache cache(kv_type, shape.kv_heads, shape.head_dim, step.num_pages(), kLayers);
-  Values q;
-  if (exact) {
+  HostCache cache(kv.kv_type, shape.kv_heads, shape.head_dim, step.num_pages(), kLayers);
+  if (drawing == Drawing::kNormal) {
+    FillCache(cache, step, kLayer, random);
+  } else {
     for (int32_t page = 0; page < step.num_pages(); ++page) {
       FillPageOnLevels(cache, kLayer, page, c.bits, random);
     }
-    q.resize(int64_t{step.num_tokens()} * shape.q_heads * shape.head_dim);
-    for (float& v : q) v = static_cast<float>(static_cast<int32_t>(random() % 5) - 2) * 4;
-    for (size_t row = 0; row < q.size(); row += shape.head_dim) q[row + random() % 32] = 127.0f;
-  } else {
-    FillCache(cache, step, kLayer, random);
-    q = RandomValues(random, int64_t{step.num_tokens()} * shape.q_heads * shape.head_dim,
-                     kActivations);
   }
+  const DType type = kv.family.activation_type();
+  Values q = DrawQueries(drawing, step, shape.q_heads, type, random);
   HostSelection selection(kLayers, static_cast<int32_t>(step.blocks.size()), shape.kv_heads, 40);
   for (std::vector<int32_t>& list : selection.lists) list.assign(3, 7);
   HostIndex index = IndexOf(step, cache, c.bits);
@@ -145,66 +177,101 @@ SelectProblem MakeProblem(const Case& c, DType kv_type, bool exact, uint32_t see
           .index = std::move(index),
           .selection = std::move(selection),
           .q = std::move(q),
-          .inv_freq = InverseFrequencies(shape.head_dim, 1.0),
+          .activation_type = type,
+          .inv_freq = drawing == Drawing::kQuarterTurns ? QuarterTurns().data()
+                                                        : InverseFrequencies(kHeadDim, 1.0),
+          .quarter_turns = drawing == Drawing::kQuarterTurns,
           .selects = {c.params},
           .layer = kLayer};
 }
 
-// What is to be chosen is found once for all backends.
-using Parameters = std::tuple<DType, Case>;
+// What is to be chosen is found once for all backends of a family.
+using Parameters = std::tuple<KvFamily, Case>;
 
 std::string ParametersName(const ::testing::TestParamInfo<Parameters>& info) {
-  return TypeName(std::get<0>(info.param)) + std::get<1>(info.param).name;
+  return std::get<0>(info.param).name() + std::get<1>(info.param).name;
 }
 
 auto Over(const std::vector<Case>& cases,
-          const std::vector<DType>& kv_types = {DType::kF32, DType::kBF16}) {
-  return ::testing::Combine(::testing::ValuesIn(kv_types), ::testing::ValuesIn(cases));
+          const std::vector<DType>& kv_types = {DType::kF32, DType::kBF16, DType::kF8}) {
+  std::vector<KvFamily> families = KvFamilies(ByteProductBackends());
+  std::erase_if(families, [&](const KvFamily& kv) {
+    return std::find(kv_types.begin(), kv_types.end(), kv.kv_type) == kv_types.end();
+  });
+  return ::testing::Combine(::testing::ValuesIn(families), ::testing::ValuesIn(cases));
 }
 
-// Calls check(what the backend leaves in the lists) for every backend.
-template <class Check>
-void ForEachBackend(const SelectProblem& problem, const Check& check) {
-  std::vector<Backend> backends = ByteProductBackends();
-  backends.push_back({"reference", MakeReferenceKernels});
-  for (const Backend& backend : backends) {
-    SCOPED_TRACE(backend.name);
-    Device device(backend);
-    ASSERT_EQ(device.activation_type(), kActivations);
-    check(problem.Run(device));
+class SelectTest : public ::testing::TestWithParam<Parameters> {
+ protected:
+  static SelectProblem Problem(Drawing drawing, uint32_t seed) {
+    return MakeProblem(std::get<Case>(GetParam()), std::get<KvFamily>(GetParam()), drawing, seed);
   }
-}
 
-class SelectTest : public ::testing::TestWithParam<Parameters> {};
+  // Calls check(what the backend leaves in the lists) for every backend, with the sequences of one
+  // token as prompts and as decoded.
+  template <class Check>
+  static void ForEachBackend(SelectProblem problem, const Check& check) {
+    std::vector<Backend> backends = std::get<KvFamily>(GetParam()).family.members;
+    if (problem.activation_type == DType::kF32) {
+      backends.push_back({"reference", [] { return std::shared_ptr(MakeReferenceKernels()); }});
+    }
+    for (const Backend& backend : backends) {
+      Device device(backend);
+      for (const int32_t num_decode : {0, problem.step.num_decodable()}) {
+        SCOPED_TRACE(backend.name + ", " + std::to_string(num_decode) + " decoded");
+        problem.step.num_decode = num_decode;
+        check(problem.Run(device));
+      }
+    }
+  }
+
+  static void ExpectSelects(const SelectProblem& problem, const HostSelection& expected) {
+    ForEachBackend(problem, [&](const HostSelection& s) { EXPECT_EQ(s.lists, expected.lists); });
+  }
+};
 INSTANTIATE_TEST_SUITE_P(Scan, SelectTest, Over(ScanCases()), ParametersName);
 INSTANTIATE_TEST_SUITE_P(Hip, SelectTest, Over(HipCases()), ParametersName);
 
 TEST_P(SelectTest, ChoosesExactlyAmongIntegers) {
-  const auto& [kv_type, c] = GetParam();
-  const SelectProblem problem = MakeProblem(c, kv_type, true, 1);
-  const HostSelection expected = problem.Expected().selection;
-  ForEachBackend(problem, [&](const HostSelection& s) { EXPECT_EQ(s.lists, expected.lists); });
+  const SelectProblem problem = Problem(Drawing::kIntegers, 1);
+  ExpectSelects(problem, problem.Expected().selection);
 }
 
-class ProbingTest : public ::testing::TestWithParam<Parameters> {};
-INSTANTIATE_TEST_SUITE_P(Hip, ProbingTest, Over(HipCases()), ParametersName);
-
-// The first drawing whose choices are clear, that is, wider apart than f32 may be off.
-TEST_P(ProbingTest, ChoosesWhatItsDefinitionDoes) {
-  const auto& [kv_type, c] = GetParam();
-  for (uint32_t seed = 1;; ++seed) {
-    ASSERT_LT(seed, 50u) << "no drawing is clear";
-    const SelectProblem problem = MakeProblem(c, kv_type, false, seed);
-    const SelectProblem::Outcome expected = problem.Expected();
-    if (expected.least_gap <= problem.ScoreError()) continue;
-    ForEachBackend(problem,
-                   [&](const HostSelection& s) { EXPECT_EQ(s.lists, expected.selection.lists); });
-    return;
+TEST_P(SelectTest, LaterStagesStartFromKeptLists) {
+  SelectProblem problem = Problem(Drawing::kIntegers, 2);
+  problem.selection = problem.Expected().selection;
+  problem.q = Problem(Drawing::kIntegers, 3).q;
+  const SelectParams& params = problem.selects[0];
+  const int32_t num_stages = params.selector == Selector::kScan ? 1 : params.num_stages;
+  for (int32_t first_stage = 1; first_stage <= num_stages; ++first_stage) {
+    for (QueryBlock& block : problem.step.blocks) block.first_stage = first_stage;
+    SCOPED_TRACE(first_stage);
+    ExpectSelects(problem, problem.Expected().selection);
   }
 }
 
-class ScanTest : public ::testing::TestWithParam<Parameters> {};
-INSTANTIATE_TEST_SUITE_P(Scan, ScanTest, Over(ScanCases(), {DType::kBF16}), ParametersName);
+class ProbingTest : public SelectTest {};
+INSTANTIATE_TEST_SUITE_P(Hip, ProbingTest, Over(HipCases()), ParametersName);
+
+// With f32 the first drawing whose choices are clear, that is, wider apart than two scores may be
+// off. None is where queries are rounded to 16 bits, unless these hold them.
+TEST_P(ProbingTest, ChoosesWhatItsDefinitionDoes) {
+  if (std::get<KvFamily>(GetParam()).family.activation_type() != DType::kF32) {
+    const SelectProblem problem = Problem(Drawing::kQuarterTurns, 1);
+    return ExpectSelects(problem, problem.Expected().selection);
+  }
+  for (uint32_t seed = 1;; ++seed) {
+    ASSERT_LT(seed, 50u) << "no drawing is clear";
+    const SelectProblem problem = Problem(Drawing::kNormal, seed);
+    const SelectProblem::Outcome expected = problem.Expected();
+    if (expected.least_gap <= 2 * problem.ScoreError()) continue;
+    return ExpectSelects(problem, expected.selection);
+  }
+}
+
+class ScanTest : public SelectTest {};
+INSTANTIATE_TEST_SUITE_P(Scan, ScanTest, Over(ScanCases(), {DType::kBF16, DType::kF8}),
+                         ParametersName);
 
 // `chosen` are the right number of candidates, ascending, and none of them is surely worse than one
 // that is left out.
@@ -238,9 +305,8 @@ size_t SurelyChosen(const std::vector<SelectProblem::Range>& scores, size_t keep
 }
 
 TEST_P(ScanTest, ChoosesTheBestWithinItsError) {
-  const auto& [kv_type, c] = GetParam();
-  const SelectProblem problem = MakeProblem(c, kv_type, false, 1);
-  const auto keep = static_cast<size_t>(c.params.keep_blocks);
+  const SelectProblem problem = Problem(Drawing::kNormal, 1);
+  const auto keep = static_cast<size_t>(problem.selects[0].keep_blocks);
   struct Choice {
     int32_t slot;
     int32_t head;
@@ -263,20 +329,6 @@ TEST_P(ScanTest, ChoosesTheBestWithinItsError) {
                            keep, choice.scores);
     }
   });
-}
-
-TEST_P(SelectTest, LaterStagesStartFromKeptLists) {
-  const auto& [kv_type, c] = GetParam();
-  SelectProblem problem = MakeProblem(c, kv_type, true, 2);
-  problem.selection = problem.Expected().selection;
-  std::shuffle(problem.q.begin(), problem.q.end(), std::mt19937(3));
-  const int32_t num_stages = c.params.selector == Selector::kScan ? 1 : c.params.num_stages;
-  for (int32_t first_stage = 1; first_stage <= num_stages; ++first_stage) {
-    for (QueryBlock& block : problem.step.blocks) block.first_stage = first_stage;
-    SCOPED_TRACE(first_stage);
-    const HostSelection expected = problem.Expected().selection;
-    ForEachBackend(problem, [&](const HostSelection& s) { EXPECT_EQ(s.lists, expected.lists); });
-  }
 }
 
 }  // namespace

@@ -81,7 +81,9 @@ void HostSelection::Read(Device& device, const Selection& selection) {
 HostSelection MakeSparse(Step& step, std::mt19937& random, int32_t layers, int32_t layer,
                          int32_t kv_heads) {
   step.blocks.clear();
+  int64_t longest = 0;
   for (int32_t s = 0; s < step.num_sequences(); ++s) {
+    longest = std::max(longest, step.length(s));
     for (int32_t row = step.query_begin[s]; row < step.query_begin[s + 1];) {
       const int64_t position = step.position(s, row);
       QueryBlock block = RandomBlock(random, position);
@@ -94,7 +96,8 @@ HostSelection MakeSparse(Step& step, std::mt19937& random, int32_t layers, int32
       step.blocks.push_back(block);
     }
   }
-  HostSelection selection(layers, static_cast<int32_t>(step.blocks.size()), kv_heads, 200);
+  HostSelection selection(layers, static_cast<int32_t>(step.blocks.size()), kv_heads,
+                          static_cast<int32_t>(longest / 8));
   for (const QueryBlock& block : step.blocks) {
     for (int32_t head = 0; block.slot >= 0 && head < kv_heads; ++head) {
       selection.List(layer, block.slot, head, kFinalList) =

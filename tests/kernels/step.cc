@@ -8,7 +8,8 @@
 namespace everlong {
 
 std::vector<SequenceShape> MixedShapes() {
-  return {{0, 1}, {5, 1}, {0, 9}, {7, 2}, {8, 8}, {63, 2}, {64, 1}, {0, 70}, {127, 1}, {130, 17}};
+  return {{0, 1}, {5, 1},  {64, 1}, {127, 1}, {0, 9},   {7, 2},
+          {8, 8}, {20, 1}, {63, 2}, {0, 70},  {130, 17}};
 }
 
 Step::Step(std::mt19937& random, const std::vector<SequenceShape>& shapes, int32_t vocab) {
@@ -36,6 +37,7 @@ StepLayout Step::Layout() const {
   plan_ = {.num_blocks = static_cast<int32_t>(blocks.size()), .blocks = blocks.data()};
   return {.num_sequences = num_sequences(),
           .num_tokens = num_tokens(),
+          .num_decode = num_decode,
           .tokens = tokens.data(),
           .query_begin = query_begin.data(),
           .context_begin = context_begin.data(),
@@ -60,7 +62,14 @@ Step Step::Slice(const QueryBlock& block, int32_t first, int32_t count) const {
   slice.blocks[0].sequence = 0;
   slice.blocks[0].first_row = 0;
   slice.blocks[0].num_rows = count;
+  slice.num_decode = row < num_decode ? 1 : 0;
   return slice;
+}
+
+int32_t Step::num_decodable() const {
+  int32_t count = 0;
+  while (count < num_sequences() && query_begin[count + 1] == count + 1) ++count;
+  return count;
 }
 
 int32_t Step::page(int32_t sequence, int64_t position) const {
@@ -75,31 +84,62 @@ int64_t Step::length(int32_t sequence) const {
   return position(sequence, query_begin[sequence + 1]);
 }
 
+namespace {
+
+// Bytes of a block's scales.
+int64_t ScaleBytes(DType type) {
+  return type == DType::kF8 ? 16 * 4 : 0;
+}
+
+}  // namespace
+
+// Bits that are all set are NaN in every type.
 HostCache::HostCache(DType type, int32_t kv_heads, int32_t head_dim, int64_t num_pages,
                      int64_t num_layers) {
   shape = {.kv_heads = kv_heads, .head_dim = head_dim, .type = type};
-  const int64_t elements = num_pages * kv_heads * 64 * 2 * head_dim;
-  shape.layer_stride_bytes = elements * ByteSize(type);
-  bytes = Encode(type, Values(elements * num_layers, std::numeric_limits<float>::quiet_NaN()));
+  const int64_t block_bytes = int64_t{16} * head_dim * ByteSize(type) + ScaleBytes(type);
+  shape.layer_stride_bytes = num_pages * kv_heads * 8 * block_bytes;
+  bytes.assign(num_layers * shape.layer_stride_bytes, std::byte{0xFF});
 }
 
 int64_t HostCache::KeyByte(int64_t layer, int64_t page, int64_t head, int64_t slot) const {
   const int64_t block = (page * shape.kv_heads + head) * 8 + slot / 8;
-  const int64_t element = block * 16 * shape.head_dim + slot % 8 * shape.head_dim;
-  return layer * shape.layer_stride_bytes + element * ByteSize(shape.type);
+  const int64_t rows = block * 16 + slot % 8;
+  return layer * shape.layer_stride_bytes + block * ScaleBytes(shape.type) +
+         rows * shape.head_dim * ByteSize(shape.type);
 }
 
 int64_t HostCache::ValueOffset() const {
   return int64_t{8} * shape.head_dim * ByteSize(shape.type);
 }
 
-Values HostCache::At(int64_t byte) const {
-  return Decode(shape.type, bytes.data() + byte, shape.head_dim);
+int64_t HostCache::ScaleByte(int64_t byte) const {
+  const int64_t elements = int64_t{16} * shape.head_dim;
+  const int64_t in_block = byte % (elements + ScaleBytes(shape.type));
+  return byte - in_block + elements + in_block / shape.head_dim * 4;
 }
 
-void HostCache::Set(int64_t byte, const Values& values) {
-  const std::vector<std::byte> encoded = Encode(shape.type, values);
-  std::copy(encoded.begin(), encoded.end(), bytes.begin() + byte);
+Values HostCache::At(int64_t byte) const {
+  Values values = Decode(shape.type, bytes.data() + byte, shape.head_dim);
+  if (shape.type != DType::kF8) return values;
+  const float scale = Decode(DType::kF32, bytes.data() + ScaleByte(byte), 1)[0];
+  for (float& value : values) value *= scale;
+  return values;
+}
+
+void HostCache::Set(int64_t byte, const Values& values, float scale) {
+  const auto write = [&](int64_t to, DType type, const Values& stored) {
+    const std::vector<std::byte> encoded = Encode(type, stored);
+    std::copy(encoded.begin(), encoded.end(), bytes.begin() + to);
+  };
+  if (shape.type != DType::kF8) return write(byte, shape.type, values);
+  float largest = 0.0f;
+  for (const float value : values) largest = std::max(largest, std::abs(value));
+  if (scale == 0.0f) scale = largest / 448.0f;
+  Values codes = values;
+  for (float& code : codes) code /= scale > 0.0f ? scale : 1.0f;
+  write(byte, DType::kF8, codes);
+  write(ScaleByte(byte), DType::kF32, {scale});
 }
 
 void FillCache(HostCache& cache, const Step& step, int64_t layer, std::mt19937& random) {

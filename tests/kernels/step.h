@@ -16,7 +16,8 @@ struct SequenceShape {
   int64_t queries = 0;
 };
 
-// Prefill from nothing and from within, decode, and ends on either side of blocks and pages.
+// Decode first, then prefill from nothing and from within, with ends on either side of blocks and
+// pages.
 std::vector<SequenceShape> MixedShapes();
 
 // Random tokens; page ids are a random order of [0, num_pages), so every page is in use.
@@ -25,10 +26,13 @@ struct Step {
 
   // Points into this object. One plan, of `blocks`.
   StepLayout Layout() const;
-  // `count` rows of a query block, from its row `first` on, as a step of their own.
+  // `count` rows of a query block, from its row `first` on, as a step of their own. Decoded rows
+  // stay so.
   Step Slice(const QueryBlock& block, int32_t first, int32_t count) const;
   int32_t num_sequences() const { return static_cast<int32_t>(context_begin.size()); }
   int32_t num_tokens() const { return static_cast<int32_t>(tokens.size()); }
+  // How many of the first sequences have one token, which may be decoded.
+  int32_t num_decodable() const;
   int32_t num_pages() const { return static_cast<int32_t>(pages.size()); }
   int32_t page(int32_t sequence, int64_t position) const;
   int64_t position(int32_t sequence, int32_t row) const;
@@ -41,6 +45,7 @@ struct Step {
   std::vector<int64_t> page_begin;
   std::vector<int32_t> output_rows;
   std::vector<QueryBlock> blocks;  // at first one dense block per sequence
+  int32_t num_decode = 0;
 
  private:
   Step() = default;
@@ -56,10 +61,13 @@ struct HostCache {
   // Number of the first byte of a key; offset of its value from it.
   int64_t KeyByte(int64_t layer, int64_t page, int64_t head, int64_t slot) const;
   int64_t ValueOffset() const;
+  // Of the scale of a key or value in a cache of kF8.
+  int64_t ScaleByte(int64_t byte) const;
 
-  // A key or value.
+  // A key or value. Codes of kF8 are stored in multiples of `scale`, or where it is 0 of the
+  // largest magnitude over 448.
   Values At(int64_t byte) const;
-  void Set(int64_t byte, const Values& values);
+  void Set(int64_t byte, const Values& values, float scale = 0.0f);
 
   KvCache shape;  // base is null
   std::vector<std::byte> bytes;

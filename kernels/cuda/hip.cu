@@ -46,7 +46,8 @@ Probing Describe(const SelectArgs& args, const Step& step, bool decode, Context&
   p.group = args.q_heads / cache.kv_heads;
   p.rotate = args.rotate;
   p.decode = decode;
-  p.shape = hip::ShapeOf(cache.head_dim);
+  p.dim = cache.head_dim == 64 || cache.head_dim == 128 ? cache.head_dim : 256;
+  p.row_tiles = hip::RowTiles(p.dim);
   p.selects = step.plans[args.plan].selects;
   p.positions = step.positions;
   p.pages = step.pages;
@@ -69,7 +70,7 @@ int64_t QueryWords(const Probing& p, const StepPlan& plan) {
       }
     }
   }
-  return CeilDiv(rows, p.pass_rows()) * int64_t{p.pass_tiles()} * p.shape.steps * 64;
+  return CeilDiv(rows, p.pass_rows()) * int64_t{p.pass_tiles()} * (p.dim / 32) * 64;
 }
 
 // Stage after stage, for the blocks that `p` has.

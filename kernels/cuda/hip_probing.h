@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cuda_bf16.h>
-#include <cuda_runtime_api.h>
 
 #include <cstdint>
 
@@ -17,35 +16,19 @@ inline constexpr int kPooledRows = 4;
 // Keys that one matrix product takes, each of a chunk of its own.
 inline constexpr int kTileChunks = 8;
 
-// How the dimensions of a head become the inner dimension of matrix products, of which every step
-// takes 32: four lanes hold eight of them each. Where `aligned`, eight neighbours of the lower half
-// are a lane's in a step and those that they rotate with are its in the next; otherwise four
-// neighbours and their partners share a step. Either way no lane rotates another's dimensions, and
-// a lane reads what memory has back to back. Dimensions past the head's are zeros.
-struct HeadShape {
-  int steps;
-  int row_tiles;  // of 16 query rows, that a warp holds in registers for blocks of prompts
-  bool aligned;
-};
-
-template <int kDim>
-inline constexpr HeadShape kHeadShape = {8, 2, false};
-template <>
-inline constexpr HeadShape kHeadShape<64> = {2, 4, true};
-template <>
-inline constexpr HeadShape kHeadShape<128> = {4, 4, true};
-
-inline HeadShape ShapeOf(int head_dim) {
-  return head_dim == 64 ? kHeadShape<64> : head_dim == 128 ? kHeadShape<128> : kHeadShape<0>;
+// Of 16 query rows of prompts, how many tiles a warp holds in registers, for so many dimensions.
+constexpr int RowTiles(int dim) {
+  return dim > 128 ? 2 : 4;
 }
 
 // The lists of some consecutive query blocks: list l is that of block l / kv_heads and KV head l %
 // kv_heads. With all_heads the first of a block's lists chooses for all of them.
 //
 // Query rows are kept as the left operands of matrix products, 16 rows a tile, in the order in
-// which lanes hold them: uint4 [tiles][steps][2][32 lanes]. A decoded token has tiles of 8 rows as
-// left probes see them and the same 8 rows as right probes do, one tile a pass; a prompt's block
-// row_tiles tiles as left probes do and as many as right probes do, together one pass.
+// which lanes hold them (hip_keys.cuh): uint4 [tiles][dim / 32][2][32 lanes]. A decoded token has
+// tiles of 8 rows as left probes see them and the same 8 rows as right probes do, one tile a pass;
+// a prompt's block row_tiles tiles as left probes do and as many as right probes do, together one
+// pass.
 struct Probing {
   KvCache cache;  // of the layer
   Selection selection;
@@ -56,7 +39,8 @@ struct Probing {
   int32_t group;  // query heads of a KV head
   bool rotate;
   bool decode;
-  HeadShape shape;
+  int32_t dim;        // head_dim, padded to 64, 128 or 256 (PaddedDim)
+  int32_t row_tiles;  // RowTiles(dim)
 
   const QueryBlock* blocks;
   const SelectParams* selects;
@@ -77,8 +61,8 @@ struct Probing {
   int32_t* final_counts;  // [lists], -1: not chosen here
 
   __host__ __device__ int64_t num_lists() const { return int64_t{num_blocks} * cache.kv_heads; }
-  __host__ __device__ int pass_rows() const { return decode ? 8 : 16 * shape.row_tiles; }
-  __host__ __device__ int pass_tiles() const { return decode ? 1 : 2 * shape.row_tiles; }
+  __host__ __device__ int pass_rows() const { return decode ? 8 : 16 * row_tiles; }
+  __host__ __device__ int pass_tiles() const { return decode ? 1 : 2 * row_tiles; }
 };
 
 __host__ __device__ inline int CeilDiv(int64_t a, int64_t b) {

@@ -36,26 +36,23 @@ struct Shared {
   float scores[kTeams][2][kChunks];    // of a level's keys, by team and side
 };
 
-// A warp of a team: 64 rows as one side sees them.
-template <int kDim, DType kType>
+// A warp of a team: kRowTiles tiles of rows as one side sees them.
+template <class S>
 class Scorer {
  public:
-  static constexpr HeadShape kShape = kHeadShape<kDim>;
-
   // `index`: of the list among the CTA's; `first_chunk`: of that list in this CTA.
   __device__ Scorer(const Probing& p, Shared& shared, int index, int first_chunk)
       : p_(p), shared_(shared), index_(index), first_chunk_(first_chunk) {}
 
   __device__ void LoadRows(int list, int pass) {
-    constexpr int kSideWords = kShape.row_tiles * kShape.steps * 64;
+    constexpr int kTileWords = S::kSteps * kRowsWords;
     const uint4* from =
-        p_.queries + list * p_.query_stride + (pass * 2 + side_) * kSideWords + lane_;
+        p_.queries + list * p_.query_stride + (pass * 2 + side_) * (S::kRowTiles * kTileWords);
 #pragma unroll
-    for (int step = 0; step < kShape.steps; ++step) {
+    for (int tile = 0; tile < S::kRowTiles; ++tile) {
 #pragma unroll
-      for (int tile = 0; tile < kShape.row_tiles; ++tile) {
-        const uint4* at = from + (tile * kShape.steps + step) * 64;
-        rows_[step][tile] = {{at[0], at[32]}};
+      for (int j = 0; j < S::kSteps; ++j) {
+        rows_[tile][j].Load(from + tile * kTileWords + j * kRowsWords);
       }
     }
   }
@@ -66,40 +63,49 @@ class Scorer {
     const int64_t* places = shared_.places[index_][side_];
     const int last = shared_.counts[index_] - 1;
     float* scores = shared_.scores[threadIdx.x / 64][side_];
-    StoredKey<kDim, kType> next;
-    next.Load(base, places[min(lane_ / 4, last)], p_.cache.head_dim, lane_ % 4);
+    const auto own = static_cast<int>(threadIdx.x) % 32 / 4;
+    StoredKey<S> next;
+    next.template Load<true>(base, places[min(own, last)], p_.cache.head_dim);
     for (int first = 0; first <= last; first += kTileChunks) {
-      const StoredKey<kDim, kType> key = next;
-      const int chunk = first + lane_ / 4;
+      const StoredKey<S> key = next;
+      const int chunk = first + own;
       if (first + kTileChunks <= last) {
-        next.Load(base, places[min(chunk + kTileChunks, last)], p_.cache.head_dim, lane_ % 4);
+        const int64_t place = places[min(chunk + kTileChunks, last)];
+        next.template Load<true>(base, place, p_.cache.head_dim);
       }
       const float score = Score(key, min(chunk, last));
-      if (lane_ % 4 == 0 && chunk <= last) {
+      if (threadIdx.x % 4 == 0 && chunk <= last) {
         scores[chunk] = more ? fmaxf(scores[chunk], score) : score;
       }
     }
   }
 
  private:
-  __device__ float Score(const StoredKey<kDim, kType>& stored, int chunk) const {
-    Key<kDim> key(stored);
+  __device__ float Score(const StoredKey<S>& stored, int chunk) const {
+    Key<S> key(stored);
     if (shared_.lists[index_].rotates_keys) {
-      key.Rotate(p_.rope, p_.cache.head_dim / 2, first_chunk_ + chunk, lane_ % 4);
+      key.Rotate(p_.rope, p_.cache.head_dim / 2, first_chunk_ + chunk);
     }
-    float sums[kShape.row_tiles][4] = {};
+    float sums[S::kRowTiles][4] = {};
 #pragma unroll
-    for (int step = 0; step < kShape.steps; ++step) {
-      AddProducts(rows_[step], key.elements[step], sums);
+    for (int j = 0; j < S::kSteps; ++j) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        // Products with the same sums wait for each other, so those with others come between.
+#pragma unroll
+        for (int tile = 0; tile < S::kRowTiles; ++tile) {
+          AddHalf(rows_[tile][j], key.chunks[j], half, sums[tile]);
+        }
+      }
     }
     float even = -INFINITY;
     float odd = -INFINITY;
 #pragma unroll
-    for (int tile = 0; tile < kShape.row_tiles; ++tile) {
+    for (int tile = 0; tile < S::kRowTiles; ++tile) {
       even = fmaxf(even, fmaxf(sums[tile][0], sums[tile][2]));
       odd = fmaxf(odd, fmaxf(sums[tile][1], sums[tile][3]));
     }
-    return stored.scale * BestOfRows(even, odd, lane_);
+    return stored.scale * BestOfRows(even, odd);
   }
 
   const Probing& p_;
@@ -107,8 +113,7 @@ class Scorer {
   int index_;
   int first_chunk_;
   int side_ = static_cast<int>(threadIdx.x) / 32 % 2;
-  int lane_ = static_cast<int>(threadIdx.x) % 32;
-  QueryStep rows_[kShape.steps][kShape.row_tiles];
+  Rows rows_[S::kRowTiles][S::kSteps];
 };
 
 // Writes where the thread's chunk of a list is probed next.
@@ -144,7 +149,7 @@ __device__ void Descend(Shared& shared, int index, int teams, int first_chunk, i
 }
 
 // Of query blocks [first_block, end_block), those that so many teams share.
-template <int kDim, DType kType>
+template <class S>
 __global__ void __launch_bounds__(kThreads, 1)
     PromptProbesKernel(const Probing p, int stage, int first_block, int end_block, int teams) {
   __shared__ Shared shared;
@@ -176,7 +181,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const List& list = shared.lists[index];
   const int num_levels = shared.counts[index] > 0 ? list.levels : 0;
   const int num_passes = num_levels > 0 ? list.num_heads * list.num_passes : 0;
-  Scorer<kDim, kType> scorer(p, shared, index, first_chunk);
+  Scorer<S> scorer(p, shared, index, first_chunk);
   for (int level = 0; level < levels; ++level) {
     for (int pass = thread / 64 % teams; pass < num_passes && level < num_levels; pass += teams) {
       const int head = pass / list.num_passes;
@@ -200,20 +205,19 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-template <int kDim>
-auto KernelFor(DType type) {
-  return type == DType::kF8 ? PromptProbesKernel<kDim, DType::kF8>
-                            : PromptProbesKernel<kDim, DType::kBF16>;
+template <class Kv>
+auto KernelFor(int dim) {
+  if (dim == 64) return PromptProbesKernel<Shape<Kv, 64, false>>;
+  if (dim == 128) return PromptProbesKernel<Shape<Kv, 128, false>>;
+  return PromptProbesKernel<Shape<Kv, 256, true>>;
 }
 
 }  // namespace
 
 void ProbeForPrompts(const Probing& p, int stage, int64_t max_chunks, const QueryBlock* blocks,
                      const SelectParams* selects, cudaStream_t stream) {
-  const int head_dim = p.cache.head_dim;
-  const auto kernel = head_dim == 64    ? KernelFor<64>(p.cache.type)
-                      : head_dim == 128 ? KernelFor<128>(p.cache.type)
-                                        : KernelFor<0>(p.cache.type);
+  const auto kernel =
+      p.cache.type == DType::kF8 ? KernelFor<F8Kv>(p.dim) : KernelFor<Bf16Kv>(p.dim);
   for (int teams = 1; teams <= kTeams; teams *= 2) {
     int first = p.num_blocks;
     int end = 0;

@@ -2,8 +2,8 @@
 // and query rows are rotated as its probes see them.
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/hip_chunks.cuh"
-#include "kernels/cuda/hip_keys.cuh"
 #include "kernels/cuda/hip_probing.h"
+#include "kernels/cuda/turn.cuh"
 
 namespace everlong::cuda::hip {
 namespace {
@@ -38,103 +38,111 @@ __device__ void EndStage(const Probing& p, const QueryBlock& block, const Select
   if (threadIdx.x == 0) p.final_counts[list] = total;
 }
 
-struct RowPair {
-  float2 low;   // of two neighbouring dimensions
-  float2 high;  // of those that they rotate with
+// Rows of a block, by place in it.
+struct RowRange {
+  int begin;
+  int end;
+};
+// Those that are pooled to row `number` of one head.
+__device__ RowRange RowsOf(const QueryBlock& block, const HipStage& stage, int64_t position,
+                           int number) {
+  if (!stage.pool_rows) return {number, number + 1};
+  const int begin = number * kPooledRows - static_cast<int>(position % kPooledRows);
+  return {max(begin, 0), min(begin + kPooledRows, block.num_rows)};
+}
+
+// Which query row a row of a list's tiles is, and for which probes.
+struct TileRow {
+  int row;
+  bool left;
+};
+__device__ TileRow TileRowAt(const Probing& p, int tile, int row) {
+  if (p.decode) return {tile * 8 + row % 8, row < 8};
+  const int pass = tile / (2 * p.row_tiles);
+  const int of_side = pass * p.row_tiles + tile % p.row_tiles;
+  return {of_side * 16 + row, tile / p.row_tiles % 2 == 0};
+}
+
+// Which 32 bits of a list's tiles hold dimensions `dim`, even, and dim + 1 of a row.
+__device__ int64_t QueryWord(const Probing& p, int tile, int row, int dim) {
+  const int lane = row % 8 * 4 + dim % 32 / 8;
+  const int half = dim % 8 / 4;
+  const int word = dim % 4 / 2 * 2 + row / 8;
+  return (((int64_t{tile} * (p.dim / 32) + dim / 32) * 2 + half) * 32 + lane) * 4 + word;
+}
+
+// Two neighbouring pairs of dimensions: their first elements and their second ones.
+struct Pairs {
+  float2 first;
+  float2 second;
 };
 
 // Of one query head, the mean of rows [begin, end).
-__device__ RowPair MeanOfRows(const Probing& p, int64_t begin, int64_t end, int q_head, int dim) {
-  const int half = p.cache.head_dim / 2;
-  RowPair sum = {{0.0f, 0.0f}, {0.0f, 0.0f}};
+__device__ Pairs MeanOfRows(const Probing& p, int64_t begin, int64_t end, int q_head, int pair) {
+  const int head_dim = p.cache.head_dim;
+  Pairs sum = {{0.0f, 0.0f}, {0.0f, 0.0f}};
   for (int64_t row = begin; row < end; ++row) {
-    const __nv_bfloat16* q = p.q + row * p.q_stride + int64_t{q_head} * p.cache.head_dim + dim;
-    const float2 low = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(q));
-    const float2 high = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(q + half));
-    sum.low = {sum.low.x + low.x, sum.low.y + low.y};
-    sum.high = {sum.high.x + high.x, sum.high.y + high.y};
+    const __nv_bfloat16* q = p.q + row * p.q_stride + int64_t{q_head} * head_dim + pair;
+    const auto first = *reinterpret_cast<const uint32_t*>(q);
+    const auto second = *reinterpret_cast<const uint32_t*>(q + head_dim / 2);
+    sum.first = {sum.first.x + LowBf16(first), sum.first.y + HighBf16(first)};
+    sum.second = {sum.second.x + LowBf16(second), sum.second.y + HighBf16(second)};
   }
   const auto count = static_cast<float>(end - begin);
-  return {{sum.low.x / count, sum.low.y / count}, {sum.high.x / count, sum.high.y / count}};
+  return {{sum.first.x / count, sum.first.y / count}, {sum.second.x / count, sum.second.y / count}};
 }
 
-// Where the query stands from probed keys, or from 0 where those are rotated.
-__device__ int64_t QueryPosition(const SelectParams& params, const HipStage& stage, bool left,
-                                 int64_t position, int64_t num_chunks) {
+__device__ Pairs Rotated(const RopeTable& rope, const Pairs& x, int half_dim, int position,
+                         int pair) {
+  float4 turns = TurnsOf(rope, half_dim, position, pair);
+  turns = {turns.x * rope.scale, turns.y * rope.scale, turns.z * rope.scale, turns.w * rope.scale};
+  const auto [a, b] = x;
+  return {{a.x * turns.x - b.x * turns.y, a.y * turns.z - b.y * turns.w},
+          {b.x * turns.x + a.x * turns.y, b.y * turns.z + a.y * turns.w}};
+}
+
+// Where a query row stands, seen from probed keys, or from 0 where those are rotated too.
+__device__ int QueryPosition(const SelectParams& params, const HipStage& stage, bool left,
+                             int64_t position, int64_t num_chunks) {
   if (stage.every_key) return params.distance;
   switch (params.probes) {
     case ProbePositions::kRelative:
       return params.distance + (left ? 1 : 0);
     case ProbePositions::kChunk:
-      return min(position, num_chunks + params.distance);
+      return static_cast<int>(min(position, num_chunks + params.distance));
     case ProbePositions::kNone:
       break;
   }
   return 0;
 }
 
-// Which 32 bits of a list's query tiles hold two dimensions of a row: `dim`, even, of the lower
-// half, or with `high` those that they rotate with.
-__device__ int64_t QueryWord(const HeadShape& shape, int tile, int row, int dim, bool high) {
-  const int width = shape.aligned ? 8 : 4;
-  const int slot = dim / width;
-  const int lane = row % 8 * 4 + slot % 4;
-  const int step = shape.aligned ? slot / 4 * 2 + (high ? 1 : 0) : slot / 4;
-  const int element = dim % width + (!shape.aligned && high ? 4 : 0);
-  const int reg = element % 4 / 2 * 2 + row / 8;
-  const int64_t at = (int64_t{tile} * shape.steps + step) * 2 + element / 4;
-  return (at * 32 + lane) * 4 + reg;
-}
-
-__device__ uint32_t Pack(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&pair);
-}
-
-// Rows past the last one repeat it.
+// The query rows of a list, as the probes of a stage see them. Rows past the last one repeat it.
 __device__ void WriteQueries(const Probing& p, const QueryBlock& block, const SelectParams& params,
-                             const HipStage& stage, int list, int head, int64_t num_chunks) {
-  const int half = p.cache.head_dim / 2;
+                             const HipStage& stage, int list, int num_chunks) {
+  const int half_dim = p.cache.head_dim / 2;
   const int64_t position = p.positions[block.first_row];
   const int per_head = RowsPerHead(block, stage, position);
   const int num_rows = p.group * per_head;
-  const int skew = static_cast<int>(position % kPooledRows);
-  const int row_pairs = p.shape.steps * 8;
-  const int items = CeilDiv(num_rows, p.pass_rows()) * p.pass_tiles() * 16 * row_pairs;
+  const int first_head = list % p.cache.kv_heads * p.group;
+  const int row_items = p.dim / 4;
+  const int items = CeilDiv(num_rows, p.pass_rows()) * p.pass_tiles() * 16 * row_items;
   auto* to = reinterpret_cast<uint32_t*>(p.queries + list * p.query_stride);
   for (int item = threadIdx.x; item < items; item += kThreads) {
-    const int dim = item % row_pairs * 2;
-    const int tile_row = item / row_pairs % 16;
-    const int tile = item / row_pairs / 16;
-    uint32_t& low = to[QueryWord(p.shape, tile, tile_row, dim, false)];
-    uint32_t& high = to[QueryWord(p.shape, tile, tile_row, dim, true)];
-    if (dim >= half) {
-      low = high = 0;
-      continue;
+    const int pair = item % row_items * 2;
+    const int tile = item / row_items / 16;
+    const int tile_row = item / row_items % 16;
+    Pairs x = {{0.0f, 0.0f}, {0.0f, 0.0f}};
+    if (pair < half_dim) {
+      const TileRow at = TileRowAt(p, tile, tile_row);
+      const int row = min(at.row, num_rows - 1);
+      const RowRange rows = RowsOf(block, stage, position, row % per_head);
+      x = MeanOfRows(p, block.first_row + rows.begin, block.first_row + rows.end,
+                     first_head + row / per_head, pair);
+      const int seen = QueryPosition(params, stage, at.left, position + rows.begin, num_chunks);
+      if (p.rotate) x = Rotated(p.rope, x, half_dim, seen, pair);
     }
-    const int side_tile =
-        tile / (2 * p.shape.row_tiles) * p.shape.row_tiles + tile % p.shape.row_tiles;
-    const bool left = p.decode ? tile_row < 8 : tile / p.shape.row_tiles % 2 == 0;
-    const int wanted = p.decode ? tile * 8 + tile_row % 8 : side_tile * 16 + tile_row;
-    const int row = min(wanted, num_rows - 1);
-    const int number = row % per_head;
-    int begin = number;
-    int end = number + 1;
-    if (stage.pool_rows) {
-      begin = max(number * kPooledRows - skew, 0);
-      end = min((number + 1) * kPooledRows - skew, block.num_rows);
-    }
-    RowPair x = MeanOfRows(p, block.first_row + begin, block.first_row + end,
-                           head * p.group + row / per_head, dim);
-    if (p.rotate) {
-      const Turns turns = TurnsAt(
-          p.rope, half, QueryPosition(params, stage, left, position + begin, num_chunks), dim);
-      const float scale = p.rope.scale;
-      turns.Apply(x.low, x.high);
-      x = {{x.low.x * scale, x.low.y * scale}, {x.high.x * scale, x.high.y * scale}};
-    }
-    low = Pack(x.low.x, x.low.y);
-    high = Pack(x.high.x, x.high.y);
+    to[QueryWord(p, tile, tile_row, pair)] = PackBf16(x.first.x, x.first.y);
+    to[QueryWord(p, tile, tile_row, pair + p.dim / 2)] = PackBf16(x.second.x, x.second.y);
   }
 }
 
@@ -158,7 +166,7 @@ __global__ void __launch_bounds__(kThreads)
     p.counts[list] = num_chunks;
     p.keeps[list] = min(params.stages[stage].keep_chunks, p.selection.capacity);
   }
-  WriteQueries(p, block, params, params.stages[stage], list, head, num_chunks);
+  WriteQueries(p, block, params, params.stages[stage], list, num_chunks);
 }
 
 }  // namespace

@@ -31,6 +31,20 @@ __device__ inline Words<kWords> LoadOnce(const std::byte* from) {
   return to;
 }
 
+// Loads of what is soon read again.
+template <int kWords>
+__device__ inline Words<kWords> LoadCached(const std::byte* from) {
+  if constexpr (kWords == 4) {
+    const uint4 words = __ldg(reinterpret_cast<const uint4*>(from));
+    return {{words.x, words.y, words.z, words.w}};
+  } else if constexpr (kWords == 2) {
+    const uint2 words = __ldg(reinterpret_cast<const uint2*>(from));
+    return {{words.x, words.y}};
+  } else {
+    return {{__ldg(reinterpret_cast<const uint32_t*>(from))}};
+  }
+}
+
 // What a cache holds.
 struct Bf16Kv {
   static constexpr int kBytes = 2;  // of an element
@@ -73,9 +87,11 @@ struct PaddedDim {
 
 // Padded dimensions [dim, dim + 8) of a stored vector. head_dim is a multiple of 8, thus a half one
 // of 4.
-template <class Kv, int kDim, bool kPadded>
+template <class Kv, int kDim, bool kPadded, bool kCached = false>
 __device__ inline Chunk<Kv> LoadChunk(const std::byte* vector, int dim, int head_dim) {
-  if constexpr (!kPadded) {
+  if constexpr (!kPadded && kCached) {
+    return LoadCached<2 * Kv::kBytes>(vector + dim * Kv::kBytes);
+  } else if constexpr (!kPadded) {
     return LoadOnce<2 * Kv::kBytes>(vector + dim * Kv::kBytes);
   } else {
     Chunk<Kv> chunk;

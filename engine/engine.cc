@@ -306,6 +306,7 @@ const Schedule& EngineLoop::Plan() {
   for (const auto& sequence : sequences_) {
     const Session& s = sequence->session;
     views_.push_back({.pending = sequence->num_pending(),
+                      .later = s.num_pending() - sequence->num_pending(),
                       .stored = s.stored,
                       .own_pages = OwnPages(s, pool_),
                       .writes_shared_page = WritesSharedPage(s, pool_),

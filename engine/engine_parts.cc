@@ -6,8 +6,10 @@
 #include <new>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "engine/session.h"
 #include "engine/status.h"
@@ -92,7 +94,7 @@ int64_t PageBytes(const ContextMemory& memory) {
   return (memory.cache.PageBytes() + index) * static_cast<int64_t>(memory.layer_class.size());
 }
 
-absl::Status DoesNotFit(std::string message) {
+absl::Status DoesNotFit(const std::string& message) {
   return absl::ResourceExhaustedError(message);
 }
 

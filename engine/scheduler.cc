@@ -45,12 +45,12 @@ void Scheduler::Admit() {
   int64_t num_running = std::count(running_.begin(), running_.end(), true);
   int64_t spare = free_pages_;
   for (const SequenceView& s : sequences_) {
-    if (s.running) spare -= NewPages(s, s.pending);
+    if (s.running) spare -= NewPages(s, s.pending + s.later);
   }
   for (size_t i = 0; i < sequences_.size(); ++i) {
     const SequenceView& s = sequences_[i];
     if (s.running || s.paused) continue;
-    const int64_t needed = NewPages(s, s.pending);
+    const int64_t needed = NewPages(s, s.pending + s.later);
     const auto full = [&] { return num_running == limits_.max_running || spare < needed; };
     while (full()) {
       const int32_t victim = PreemptPaused();

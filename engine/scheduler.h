@@ -14,7 +14,8 @@ struct SchedulerLimits {
 
 // A sequence as the scheduler sees it, best rank (priority, then arrival) first.
 struct SequenceView {
-  int64_t pending = 0;  // tokens not stored yet, >= 1
+  int64_t pending = 0;  // tokens that the next step may store, >= 1
+  int64_t later = 0;    // tokens it has beyond them
   int64_t stored = 0;
   int64_t own_pages = 0;  // pages that preempting it would free: those no other sequence holds
   bool writes_shared_page = false;  // its next token costs one page more
@@ -31,10 +32,10 @@ struct Schedule {
 // Decoding sequences (one pending token) come first. The budget that is left is shared evenly among
 // the sequences that still read their prompt, so that a short prompt waits for at most one chunk of
 // a long one; chunks end at page boundaries unless they end the pending tokens. A waiting sequence
-// is admitted in rank order, once its pending tokens fit beside what the running ones have yet to
-// read. A sequence that needs a page where none is free preempts the worst-ranked one below it that
-// holds pages; so the best-ranked always advances. A paused sequence keeps its pages and its place
-// only while nobody else needs them: a slow reader delays nobody.
+// is admitted in rank order, once all its tokens fit beside what the running ones have yet to read.
+// A sequence that needs a page where none is free preempts the worst-ranked one below it that holds
+// pages; so the best-ranked always advances. A paused sequence keeps its pages and its place only
+// while nobody else needs them: a slow reader delays nobody.
 //
 // Plans follow from what they are given alone; memory is kept between them.
 class Scheduler {

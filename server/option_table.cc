@@ -92,8 +92,8 @@ absl::Status ReadDrain(const std::string& value, ServerOptions& options) {
 }
 
 // One of the plain types that `names` has.
-Read Type(std::function<std::optional<DType>&(ServerOptions&)> member,
-          std::vector<std::string_view> names) {
+Read Type(const std::function<std::optional<DType>&(ServerOptions&)>& member,
+          const std::vector<std::string_view>& names) {
   return [=](const std::string& value, ServerOptions& options) {
     for (const auto& [name, type] : kPlainTypes) {
       if (value != name || std::find(names.begin(), names.end(), name) == names.end()) continue;

@@ -66,6 +66,14 @@ TEST(SchedulerTest, AdmissionWaitsForRoomInRankOrder) {
   EXPECT_TRUE(plan.preempted.empty());
 }
 
+TEST(SchedulerTest, AdmissionWaitsForRoomForWhatComesAgainToo) {
+  std::vector<SequenceView> views = {Running(640, 1), Waiting(100)};
+  EXPECT_EQ(ScheduleStep(views, 3, kLimits).tokens, (std::vector<int64_t>{1, 100}));
+  views[1].later = 29;  // of two pages' second
+  EXPECT_EQ(ScheduleStep(views, 3, kLimits).tokens, (std::vector<int64_t>{1, 0}));
+  EXPECT_EQ(ScheduleStep(views, 4, kLimits).tokens, (std::vector<int64_t>{1, 100}));
+}
+
 TEST(SchedulerTest, TheBestRankedPreemptsTheWorst) {
   const std::vector<SequenceView> views = {Running(640, 1), Running(320, 1), Running(128, 1)};
   const Schedule plan = ScheduleStep(views, 0, kLimits);

@@ -81,22 +81,25 @@ uint32_t Ordered(float score) {
   return (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
 }
 
+// Scores are counted by their bits above these.
+constexpr int kLowerBits = 19;
+constexpr size_t kRankingCounts = size_t{1} << (32 - kLowerBits);
+
 // Indices of the `count` largest scores, ascending; of equal ones the first. Counting how many
 // scores share their upper bits tells which are among them whatever the rest; only those that share
 // the upper bits of the last one are put in order.
 void Best(std::span<const float> scores, int64_t count, Ranking& ranking,
           std::vector<int32_t>& best) {
-  constexpr int kLowerBits = 19;
   const auto size = static_cast<int64_t>(scores.size());
   best.resize(std::min(count, size));
   if (count == 0 || count >= size) {
     std::iota(best.begin(), best.end(), 0);
     return;
   }
-  ranking.counts.assign(size_t{1} << (32 - kLowerBits), 0);
+  ranking.counts.assign(kRankingCounts, 0);
   for (const float score : scores) ++ranking.counts[Ordered(score) >> kLowerBits];
   int64_t left = count;
-  uint32_t last = (1u << (32 - kLowerBits)) - 1;
+  uint32_t last = kRankingCounts - 1;
   while (ranking.counts[last] < left) left -= ranking.counts[last--];
   ranking.ties.clear();
   best.clear();
@@ -384,6 +387,31 @@ void Select::PlanChoices(const SelectArgs& args, const Step& step) {
   }
   if (static_cast<int64_t>(scores_.size()) < num_scores)
     scores_.resize(num_scores + num_scores / 2);
+  ReserveForScans(args);
+}
+
+// Whichever threads choose: each can hold the largest scan of the step, and of those that follow
+// for a while.
+void Select::ReserveForScans(const SelectArgs& args) {
+  int64_t candidates = 0;
+  int64_t rows = 0;
+  int64_t kept = 0;
+  for (const Choice& choice : scanned_) {
+    candidates = std::max(candidates, choice.num_candidates());
+    rows = std::max<int64_t>(rows, choice.block->num_rows);
+    kept = std::max(kept, int64_t{choice.params->keep_blocks} * choice.params->rerank);
+  }
+  rows *= args.q_heads / args.cache.kv_heads;
+  for (Workspace& w : workspaces_) {
+    if (static_cast<int64_t>(w.scores.capacity()) < candidates) {
+      w.scores.reserve(candidates + candidates / 2);
+      w.ranking.ties.reserve(candidates + candidates / 2);
+    }
+    w.kept.reserve(kept);
+    w.rows.reserve(rows * args.cache.head_dim);
+    w.positions.reserve(rows);
+    w.ranking.counts.reserve(kRankingCounts);
+  }
 }
 
 // Chunks of a context are few beside its keys, so their turns are kept.
@@ -497,15 +525,14 @@ void Select::PrepareScan(const SelectArgs& args, const Choice& choice, int64_t h
   const int64_t dim = args.cache.head_dim;
   LoadRows(args, choice, head, false, w.rows, w.positions);
   const auto num_rows = static_cast<int64_t>(w.positions.size());
-  Turn turn;
-  if (args.rotate) turn.Set(args.rope, dim, choice.params->distance);
+  if (args.rotate) query.turn.Set(args.rope, dim, choice.params->distance);
   query.rows.resize(num_rows * dim);
   query.bytes.resize(num_rows * dim);
   query.scales.resize(num_rows);
   query.totals.assign(num_rows, 0);
   for (int64_t r = 0; r < num_rows; ++r) {
     float* row = query.rows.data() + r * dim;
-    AppendColumn(w.rows.data() + r * dim, args.rotate ? &turn : nullptr, dim, 1, 0, row);
+    AppendColumn(w.rows.data() + r * dim, args.rotate ? &query.turn : nullptr, dim, 1, 0, row);
     float largest = 0.0f;
     for (int64_t i = 0; i < dim; ++i) largest = std::max(largest, std::abs(row[i]));
     const float scale = largest / 127.0f;

@@ -62,6 +62,7 @@ class Select {
   };
   // The query rows of a scan and one of its heads.
   struct ScanQuery {
+    Turn turn;
     std::vector<float> rows;
     std::vector<int8_t> bytes;
     std::vector<float> scales;
@@ -75,6 +76,7 @@ class Select {
                   std::vector<int32_t>& pieces);
   static void Chunks(const SelectArgs& args, const Choice& choice, int32_t s, Workspace& w);
   void PlanChoices(const SelectArgs& args, const Step& step);
+  void ReserveForScans(const SelectArgs& args);
   void PrepareChunkTurns(const SelectArgs& args);
   void Scan(const SelectArgs& args, ThreadPool& pool);
   void PrepareScan(const SelectArgs& args, const Choice& choice, int64_t head, ScanQuery& query,

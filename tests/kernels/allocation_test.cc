@@ -38,10 +38,24 @@ class DecodeStep {
     FillCache(cache_, step_, 0, random_);
     cache_.shape.base = device.Place(cache_.bytes);
     index_.shape.base = device.Place(index_.bytes);
+    selection_ = HostSelection(1, 1, kKvHeads, 40).Place(device);
+    QueryBlock& longest = step_.blocks.back();
+    longest.num_sinks = 64;
+    longest.window_begin = 1024;
+    longest.positions = Positions::kClipped;
+    longest.clip_distance = 1024;
+    longest.slot = 0;
+    longest.select = 0;
   }
 
   void Run(const SampleParams& params) {
-    device_->BeginStep(step_.Layout());
+    StepLayout layout = step_.Layout();
+    AttentionPlan plan = layout.plans[0];
+    const SelectParams scan = {.keep_blocks = 40, .distance = 1024, .dilation = 1};
+    plan.selects = &scan;
+    plan.num_selects = 1;
+    layout.plans = &plan;
+    device_->BeginStep(layout);
     device_->Embed({.table = embedding_, .out = residual_});
     device_->RmsNorm({.x = residual_,
                       .weight = logits_,
@@ -52,7 +66,15 @@ class DecodeStep {
     MatMul(qkv_weights_, normed_, qkv_, MatMulOut::kActivations);
     device_->StoreKv({.cache = cache_.shape, .qkv = qkv_, .q_heads = kHeads});
     device_->IndexKeys({.cache = cache_.shape, .index = index_.shape});
+    device_->Select({.cache = cache_.shape,
+                     .index = index_.shape,
+                     .selection = selection_,
+                     .rope = {.inv_freq = inv_freq_},
+                     .q = qkv_,
+                     .q_stride = kQkvWidth,
+                     .q_heads = kHeads});
     device_->Attention({.cache = cache_.shape,
+                        .selection = selection_,
                         .rope = {.inv_freq = inv_freq_},
                         .q = qkv_,
                         .out = normed_,
@@ -104,6 +126,7 @@ class DecodeStep {
   Step step_;
   HostCache cache_;
   HostIndex index_;
+  Selection selection_;
   const float* inv_freq_;
   Matrix embedding_;
   Matrix qkv_weights_;

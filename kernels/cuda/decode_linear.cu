@@ -1,7 +1,8 @@
 // Products of decoded rows. They are bound by reading the weights, of which each lane keeps several
-// units of 16 bytes per row on their way, in shared memory that it alone reads. The tensor cores
-// take them as the A operand of m16n8k16; eight rows of x are B. Both operands number the inputs
-// alike but not as they lie: each lane holds consecutive ones of its rows.
+// units of 16 bytes per row on their way, in shared memory that it alone reads; the first are on
+// their way before the kernel ahead has ended. The tensor cores take them as the A operand of
+// m16n8k16; eight rows of x are B. Both operands number the inputs alike but not as they lie: each
+// lane holds consecutive ones of its rows.
 //
 // A CTA computes kTileOutputs outputs; its warps take units of inputs in turns, and where there are
 // few tiles several CTAs share one. Their sums are added in a fixed order. All of it depends on the
@@ -9,6 +10,7 @@
 #include <algorithm>
 
 #include "kernels/check.h"
+#include "kernels/cuda/dependent_launch.cuh"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/linear-inl.h"
 
@@ -20,6 +22,7 @@ constexpr int kThreads = kWarps * 32;
 constexpr int kTileOutputs = 32;
 constexpr int kLaneRows = kTileOutputs / 8;  // rows of w of which a lane holds inputs
 constexpr int kDepth = 4;                    // units of weights that are on their way
+constexpr int kCtasPerSm = 3;                // that fit, of few tokens
 constexpr int kMaxCounters = 1 << 16;
 
 // Inputs of a row that a lane loads at once, and all lanes.
@@ -145,13 +148,15 @@ __device__ void AddUnits(const Product<W>& p, int first_row, int first_output, i
   };
 #pragma unroll
   for (int stage = 0; stage < kDepth; ++stage) start(stage, first_unit + stage * kWarps);
+  LetNextStart();
+  WaitForPrevious();
   uint4 x[kTokenTiles][kVectors];
   const auto load_x = [&](int unit) {
 #pragma unroll
     for (int i = 0; i < kTokenTiles; ++i) {
       const auto* from = reinterpret_cast<const uint4*>(x_rows[i] + unit * kUnit<W>);
 #pragma unroll
-      for (int j = 0; j < kVectors; ++j) x[i][j] = exists(unit) ? __ldg(from + j) : uint4{};
+      for (int j = 0; j < kVectors; ++j) x[i][j] = exists(unit) ? from[j] : uint4{};
     }
   };
   load_x(first_unit);
@@ -186,7 +191,7 @@ __device__ bool ComesLast(uint32_t* counter, int splits) {
 // Grid: (groups of rows, tiles of outputs, splits). Groups of rows are neighbours, so that they
 // find each other's weights in the cache.
 template <class W, int kTokenTiles>
-__global__ void __launch_bounds__(kThreads, kTokenTiles < 4 ? 3 : 2)
+__global__ void __launch_bounds__(kThreads, kTokenTiles < 4 ? kCtasPerSm : 2)
     MultiplyRows(const Product<W> p) {
   constexpr int kRows = 8 * kTokenTiles;
   const int first_row = static_cast<int>(blockIdx.x) * kRows;
@@ -239,12 +244,13 @@ __global__ void __launch_bounds__(kThreads, kTokenTiles < 4 ? 3 : 2)
   }
 }
 
-// As many CTAs as there are multiprocessors, while each warp has two units at least.
+// As many CTAs as the device holds at once, while each warp has the units of two rounds at least.
 template <class W>
 int32_t NumSplits(const Matrix& w, int num_sms) {
   const int64_t tiles = (w.rows + kTileOutputs - 1) / kTileOutputs;
-  const int64_t most = w.cols / (kUnit<W> * kWarps * 2);
-  return static_cast<int32_t>(std::max<int64_t>(1, std::min(num_sms / tiles, most)));
+  const int64_t most = w.cols / (kUnit<W> * kWarps * 2 * kDepth);
+  const int64_t ctas = int64_t{kCtasPerSm} * num_sms;
+  return static_cast<int32_t>(std::max<int64_t>(1, std::min(ctas / tiles, most)));
 }
 
 template <class W, int kTokenTiles>
@@ -274,9 +280,8 @@ void Launch(const MatMulArgs& args, Context& context) {
   constexpr int kShared = kWarps * sizeof(WarpMemory<kRows>);
   const auto kernel = MultiplyRows<W, kTokenTiles>;
   EVERLONG_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
-  kernel<<<dim3(groups, tiles, static_cast<uint32_t>(splits)), kThreads, kShared, context.stream>>>(
-      product);
-  EVERLONG_CUDA_LAUNCHED("MultiplyRows");
+  LaunchDependent(context, kernel, dim3(groups, tiles, static_cast<uint32_t>(splits)), kThreads,
+                  kShared, product);
 }
 
 template <class W>

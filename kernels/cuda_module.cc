@@ -24,8 +24,13 @@ struct Module {
 
 Module OpenModule() {
   constexpr int kFlags = RTLD_NOW | RTLD_LOCAL;
-  const std::string directory = Directory();
   Module module;
+  // Without the driver nothing is gained by reading cuBLASLt, which is large.
+  if (dlopen("libcuda.so.1", kFlags) == nullptr) {
+    module.error = std::string("there is no NVIDIA driver: ") + dlerror();
+    return module;
+  }
+  const std::string directory = Directory();
   // Beside the program, or where an installation has libraries.
   for (const std::string& place : {directory, directory + "../lib/", std::string()}) {
     module.handle = dlopen((place + "libeverlong_cuda.so").c_str(), kFlags);

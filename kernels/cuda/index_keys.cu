@@ -156,7 +156,6 @@ __global__ void __launch_bounds__(kThreads) IndexKeysKernel(const Indexing x) {
     auto* codes = static_cast<std::byte*>(x.index.base) + page * x.index.PageBytes() +
                   head * x.index.HeadBytes();
     auto* scales = reinterpret_cast<__half*>(codes + x.index.CodeBytes());
-    __syncthreads();  // the page before is written
     WriteMeans<Kv>(x, page, head, scales + kPageTokens, room);
     Encode<Kv>(x, page, head, scales, room);
     WriteCodes(x.index, reinterpret_cast<uint32_t*>(codes), room);

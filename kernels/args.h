@@ -1,6 +1,7 @@
 // The data half of the contract between the engine and a backend: one trivially copyable struct per
 // operation, with a shape beside every pointer. Strides count elements. Anything that is multiplied
-// by a sequence length is 64 bits wide. CUDA sources include this header, cuda/* and std only.
+// by a sequence length is 64 bits wide. CUDA sources include this header, check.h, cuda/* and
+// std only.
 //
 // "Device" memory is what Kernels::Allocate returns; on the CPU backends it is ordinary memory.
 // Pointers of type void* to activations hold Kernels::activation_type() (f32 on the CPU backends).

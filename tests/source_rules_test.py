@@ -25,8 +25,8 @@ RULES = {
     "server": (rf"server/|engine/|{KERNELS_INTERFACE}|{GENERATED}", CUDA),
     "client": (rf"client/|engine/text\.h|{GENERATED}", rf"prometheus|{CUDA}"),
 }
-# CUDA sources stay readable to nvcc: the data half of the contract, nothing of the rest.
-CUDA_SOURCE_RULE = (r"kernels/args\.h|kernels/cuda/", rf"{NETWORK}|spdlog|absl|fmt")
+# CUDA sources stay readable to nvcc: the data half of the contract and its checks, nothing of the rest.
+CUDA_SOURCE_RULE = (r"kernels/(args|check)\.h|kernels/cuda/", rf"{NETWORK}|spdlog|absl|fmt")
 
 
 def files(*suffixes):

@@ -69,7 +69,9 @@ __device__ inline Bin FindBin(const int32_t* counts, int32_t rank) {
   if (begin < rank && rank <= middle) found = {first, begin, counts[first]};
   if (middle < rank && rank <= end) found = {first + 1, middle, counts[first + 1]};
   __syncthreads();
-  return found;
+  const Bin bin = found;
+  __syncthreads();  // its memory may become another variable's
+  return bin;
 }
 
 // A key that exactly the `k` most likely tokens reach, 1 <= k <= vocab: its digits are chosen one

@@ -1,9 +1,9 @@
 // Logits of a checkpoint at every position of a prompt, for comparison with other implementations.
 //
-//   everlong_logits DIRECTORY reference|cpu f32|f16|bf16 CHUNK < token ids
+//   everlong_logits DIRECTORY reference|cpu|cuda f32|f16|bf16|fp8 CHUNK < token ids
 //
-// reads the prompt in steps of CHUNK tokens, with keys and values of that type, and writes
-// f32 [tokens][vocab_size] to standard output.
+// reads the prompt in steps of CHUNK tokens, 1 decoding them one by one, with keys and values of
+// that type, and writes f32 [tokens][vocab_size] to standard output.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -69,6 +69,7 @@ void RunStep(const Run& run, int32_t begin, int32_t end, const AttentionPolicy& 
   const int64_t page_begin[] = {0, static_cast<int64_t>(context.pages.size())};
   model.Forward({.num_sequences = 1,
                  .num_tokens = num_tokens,
+                 .num_decode = run.chunk == 1 ? 1 : 0,
                  .tokens = run.tokens.data() + begin,
                  .query_begin = query_begin,
                  .context_begin = context_begin,
@@ -99,8 +100,12 @@ absl::Status WriteLogits(const Run& run) {
     return absl::InvalidArgumentError("token " + std::to_string(token) +
                                       " is not in the vocabulary");
   }
-  const std::unique_ptr<Kernels> kernels =
-      run.backend == "reference" ? MakeReferenceKernels() : MakeCpuKernels(/*num_threads=*/0);
+  std::string why;
+  const std::unique_ptr<Kernels> kernels = run.backend == "reference" ? MakeReferenceKernels()
+                                           : run.backend == "cuda"
+                                               ? MakeCudaKernels(DType::kBF16, &why)
+                                               : MakeCpuKernels(/*num_threads=*/0);
+  if (kernels == nullptr) return absl::FailedPreconditionError(why);
   ASSIGN_OR_RETURN(const auto model,
                    Model::Load(*checkpoint, kernels.get(), run.chunk, kLogitRows));
   ASSIGN_OR_RETURN(const AttentionPolicy policy,
@@ -115,11 +120,13 @@ absl::Status WriteLogits(const Run& run) {
 
 int Main(int argc, char** argv) {
   const std::vector<std::string_view> arguments(argv + 1, argv + argc);
-  const bool usable = arguments.size() == 4 &&
-                      (arguments[1] == "reference" || arguments[1] == "cpu") &&
-                      std::atoi(argv[4]) > 0;
+  const bool usable =
+      arguments.size() == 4 &&
+      (arguments[1] == "reference" || arguments[1] == "cpu" || arguments[1] == "cuda") &&
+      std::atoi(argv[4]) > 0;
   if (!usable) {
-    std::cerr << "usage: everlong_logits DIRECTORY reference|cpu f32|f16|bf16 CHUNK < token ids\n";
+    std::cerr << "usage: everlong_logits DIRECTORY reference|cpu|cuda f32|f16|bf16|fp8 CHUNK < "
+                 "token ids\n";
     return 2;
   }
   const std::string_view type = arguments[2];
@@ -128,6 +135,7 @@ int Main(int argc, char** argv) {
       .backend = arguments[1],
       .kv_type = type == "f32"   ? DType::kF32
                  : type == "f16" ? DType::kF16
+                 : type == "fp8" ? DType::kF8
                                  : DType::kBF16,
       .chunk = std::atoi(argv[4]),
       .tokens = {std::istream_iterator<int32_t>(std::cin), std::istream_iterator<int32_t>()}};

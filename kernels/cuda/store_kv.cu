@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "kernels/check.h"
+#include "kernels/cuda/dependent_launch.cuh"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/operations.h"
@@ -105,21 +106,30 @@ struct Cache {
   bool f8;
 };
 
-__device__ void StoreVector(const StoreKvArgs& args, const Cache& cache, const Step& step,
-                            int64_t token, int kv_head, bool is_value, const HeadVector& vector) {
-  const int dim = args.cache.head_dim;
-  const int64_t position = step.positions[token];
-  const int64_t page =
-      step.pages[step.page_begin[step.row_sequences[token]] + position / kPageTokens];
+// A token's place in the cache, of one head. It is looked up before the wait for the kernel ahead:
+// the step's upload ended before the step's first kernel began, and L2 has what it brought.
+struct Place {
+  std::byte* block;
+  int row;  // of the block's keys, then values
+};
+
+__device__ Place PlaceOf(const Cache& cache, const Step& step, int64_t token, int kv_head,
+                         bool is_value) {
+  const int64_t position = __ldcg(step.positions + token);
+  const int64_t first_page = __ldcg(step.page_begin + __ldcg(step.row_sequences + token));
+  const int64_t page = __ldcg(step.pages + first_page + position / kPageTokens);
   const auto slot = static_cast<int>(position % kPageTokens);
   std::byte* block = cache.base + page * cache.page_bytes +
                      (kv_head * kPageBlocks + slot / kBlockTokens) * cache.block_bytes;
-  const int row = (is_value ? kBlockTokens : 0) + slot % kBlockTokens;
-  if (cache.f8) {
-    auto* scales = reinterpret_cast<float*>(block + 2 * kBlockTokens * dim);
-    StoreF8(vector, dim, block + row * dim, scales + row);
+  return {block, (is_value ? kBlockTokens : 0) + slot % kBlockTokens};
+}
+
+__device__ void StoreVector(const HeadVector& vector, int dim, bool f8, const Place& place) {
+  if (f8) {
+    auto* scales = reinterpret_cast<float*>(place.block + 2 * kBlockTokens * dim);
+    StoreF8(vector, dim, place.block + place.row * dim, scales + place.row);
   } else {
-    StoreBf16(vector, dim, reinterpret_cast<uint16_t*>(block) + row * dim);
+    StoreBf16(vector, dim, reinterpret_cast<uint16_t*>(place.block) + place.row * dim);
   }
 }
 
@@ -131,8 +141,16 @@ __global__ void __launch_bounds__(32 * kWarps)
   const int heads = args.q_heads + 2 * kv_heads;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   const int64_t token = i / (heads - first_head);
-  if (token >= step.num_tokens) return;
   const int head = first_head + static_cast<int>(i % (heads - first_head));
+  const bool is_value = head >= args.q_heads + kv_heads;
+  const bool is_stored = token < step.num_tokens && head >= args.q_heads;
+  Place place = {};
+  if (is_stored) {
+    place = PlaceOf(cache, step, token, (head - args.q_heads) % kv_heads, is_value);
+  }
+  LetNextStart();
+  WaitForPrevious();
+  if (token >= step.num_tokens) return;
   uint16_t* at = static_cast<uint16_t*>(args.qkv) + (token * heads + head) * dim;
   HeadVector vector = Load(at, dim);
   if (head < args.q_heads) {
@@ -140,9 +158,8 @@ __global__ void __launch_bounds__(32 * kWarps)
     StoreBf16(vector, dim, at);
     return;
   }
-  const bool is_value = head >= args.q_heads + kv_heads;
   if (!is_value && args.k_norm != nullptr) Normalize(vector, dim, args.k_norm, args.eps);
-  StoreVector(args, cache, step, token, (head - args.q_heads) % kv_heads, is_value, vector);
+  StoreVector(vector, dim, cache.f8, place);
 }
 
 }  // namespace
@@ -159,9 +176,8 @@ void StoreKv(const StoreKvArgs& args, const Step& step, Context& context) {
       .page_bytes = cache.PageBytes(),
       .block_bytes = cache.BlockBytes(),
       .f8 = cache.type == DType::kF8};
-  StoreHeads<<<static_cast<unsigned>((vectors + kWarps - 1) / kWarps), 32 * kWarps, 0,
-               context.stream>>>(args, places, step, first_head);
-  EVERLONG_CUDA_LAUNCHED("StoreHeads");
+  LaunchDependent(context, StoreHeads, dim3(static_cast<uint32_t>((vectors + kWarps - 1) / kWarps)),
+                  32 * kWarps, 0, args, places, step, first_head);
 }
 
 namespace {

@@ -64,9 +64,11 @@ struct Reading {
   int64_t page_bytes;
   int64_t block_bytes;
   int32_t first_row;  // of the step's tokens
-  int32_t num_rows;   // tokens
-  int32_t num_sinks;  // blocks
-  int32_t num_far;    // blocks
+  int32_t num_tokens;
+  int32_t first_head;  // of the query heads
+  int32_t group;       // of them; a row is one of a token
+  int32_t num_sinks;   // blocks
+  int32_t num_far;     // blocks
   int32_t far_tiles;
   int32_t num_tiles;
   int32_t window_begin;   // block
@@ -76,7 +78,7 @@ struct Reading {
   bool rotate;
   bool streaming;
 
-  __device__ int32_t last() const { return first + num_rows - 1; }
+  __device__ int32_t last() const { return first + num_tokens - 1; }
   __device__ int32_t position() const { return window_begin * kBlockTokens + first; }
   __device__ bool TurnsKeys(int32_t tile) const {
     return rotate && (clip_distance == kRaw || tile >= far_tiles);
@@ -110,10 +112,10 @@ __device__ SeenBlock Reading::Find(int32_t tile, int index) const {
           TurnsKeys(tile) ? position : kRaw};
 }
 
-// Rows [first, first + num_rows) of a query block.
+// Tokens [first, first + num_tokens) of a query block.
 template <class S>
 __device__ Reading ReadingOf(const AttentionArgs& args, const Step& step, const QueryBlock& block,
-                             int kv_head, int first, int num_rows) {
+                             int kv_head, int first, int num_tokens) {
   Reading reading = {};
   const KvCache& cache = args.cache;
   reading.page_bytes = cache.PageBytes();
@@ -122,7 +124,9 @@ __device__ Reading ReadingOf(const AttentionArgs& args, const Step& step, const 
                  kv_head * kPageBlocks * reading.block_bytes;
   reading.pages = step.pages + step.page_begin[block.sequence];
   reading.first_row = block.first_row + first;
-  reading.num_rows = num_rows;
+  reading.num_tokens = num_tokens;
+  reading.group = args.q_heads / cache.kv_heads;
+  reading.first_head = kv_head * reading.group;
   reading.num_sinks = block.num_sinks / kBlockTokens;
   reading.num_far = reading.num_sinks;
   if (block.slot >= 0) {
@@ -187,14 +191,12 @@ class Tiles {
     AwaitCopies<S::kStages - 2>();
     if (tile >= reading_.num_tiles) return;
     const bool turned = reading_.TurnsKeys(tile);
-    const bool masked = tile >= reading_.far_tiles &&
-                        reading_.FirstKey<S>(tile) + S::kTileKeys - 1 > reading_.first;
-    if (!turned && !masked && !Kv::kScaled) return;
+    if (!turned && !Kv::kScaled) return;
 #pragma unroll
     for (int i = 0; i < S::kWarpBlocks; ++i) {
       if (turned) CombineTurns(tile, Index(i));
       __syncwarp();
-      PrepareBlock(tile, Index(i), turned, masked);
+      PrepareBlock(tile, Index(i), turned);
     }
   }
 
@@ -238,14 +240,14 @@ class Tiles {
               block.place % kPageBlocks * reading_.block_bytes;
     }
     const uint32_t turns = SharedAddress(BlockTurns(tile, index));
-    if (Kv::kScaled && lane < S::kScaleBytes / 16) {
-      CopyAsync<16>(turns + S::kBlockTurnBytes + lane * 16,
-                    from + 2 * kBlockTokens * head_dim_ + lane * 16, exists);
-    }
     if (block.position >= 0) RequestTurns(turns, block.position);
     if (tile >= reading_.far_tiles) {
       const int key = reading_.FirstKey<S>(tile) + index * kBlockTokens + token;
       exists = exists && key <= reading_.last();
+    }
+    if (Kv::kScaled && lane < 2 * kBlockTokens) {
+      CopyAsync<4>(turns + S::kBlockTurnBytes + lane * 4,
+                   from + 2 * kBlockTokens * head_dim_ + lane * 4, exists);
     }
     const std::byte* key = from + token * head_dim_ * Kv::kBytes;
     const uint32_t to = Keys(tile);
@@ -296,7 +298,7 @@ class Tiles {
     }
   }
 
-  __device__ void PrepareBlock(int32_t tile, int index, bool turned, bool masked) {
+  __device__ void PrepareBlock(int32_t tile, int index, bool turned) {
     const int lane = threadIdx.x % 32;
     const int token = lane % 8;
     const std::byte* turns = BlockTurns(tile, index);
@@ -307,17 +309,11 @@ class Tiles {
       const int chunk = lane / 8 + 4 * i;
       const int low = ChunkOffset(index * kBlockTokens + token, chunk);
       const int high = ChunkOffset(index * kBlockTokens + token, chunk + S::kDim / 16);
-      if (turned || Kv::kScaled) {
-        TurnChunks(keys + low, keys + high, Kv::kScaled ? scales[0] : 1.0f, turned, turns,
-                   chunk * 8, token);
-      }
+      TurnChunks(keys + low, keys + high, Kv::kScaled ? scales[0] : 1.0f, turned, turns, chunk * 8,
+                 token);
       if constexpr (Kv::kScaled) {
         TurnChunks(keys + S::kKeyBytes + low, keys + S::kKeyBytes + high, scales[kBlockTokens],
                    false, turns, chunk * 8, token);
-      }
-      if (masked) {
-        HideInfinite(keys + low, keys + S::kKeyBytes + low);
-        HideInfinite(keys + low, keys + S::kKeyBytes + high);
       }
     }
   }
@@ -346,21 +342,6 @@ class Tiles {
 
   __device__ static Words<4> Wide(const std::byte* chunk) {
     return Kv::Widen(*reinterpret_cast<const Chunk<Kv>*>(chunk));
-  }
-
-  // What a row does not see has weight 0, which does not make zero of an infinite value. Where some
-  // row may not see a key, its value is zero instead and its score is not a number, so that the
-  // results of rows that do see it are none either.
-  __device__ static void HideInfinite(std::byte* key, std::byte* value) {
-    auto* words = reinterpret_cast<Words<4>*>(value);
-    bool finite = true;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      finite &= (words->w[i] & 0x7F80u) != 0x7F80u && (words->w[i] & 0x7F800000u) != 0x7F800000u;
-    }
-    if (finite) return;
-    *words = {};
-    *reinterpret_cast<uint32_t*>(key) = 0x7FC07FC0u;
   }
 
   const Reading& reading_;

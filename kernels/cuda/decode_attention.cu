@@ -8,17 +8,17 @@
 
 #include "kernels/check.h"
 #include "kernels/cuda/decode_fold.cuh"
+#include "kernels/cuda/dependent_launch.cuh"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/operations.h"
+#include "kernels/cuda/shared_memory.cuh"
 
 namespace everlong::cuda {
 namespace decode {
 namespace {
 
-constexpr int kThreads = 32 * kWarps;
-constexpr int kTilesPerWarp = 2;  // at least, so that merging costs little
-constexpr int kLongRun = 4;       // tiles of a rotary page: the query is turned once for them
-constexpr int kMaxBlocks = 64;    // of a launch: bounds scratch memory
+constexpr int kLongRun = 4;     // tiles of a rotary page: the query is turned once for them
+constexpr int kMaxBlocks = 64;  // of a launch: bounds scratch memory
 constexpr float kLog2e = 1.44269504f;
 constexpr float kLn2 = 0.69314718f;
 
@@ -32,7 +32,7 @@ struct Parts {
 // `heads` queries to [kHeads][kQueryStride], padded with zeros.
 template <class S>
 __device__ void StoreQuery(const uint16_t* q, int heads, int head_dim, uint16_t* to) {
-  for (int i = threadIdx.x; i < kHeads * (S::kDim / 4); i += kThreads) {
+  for (int i = threadIdx.x; i < kHeads * (S::kDim / 4); i += S::kThreads) {
     const int head = i / (S::kDim / 4);
     const int dim = i % (S::kDim / 4) * 4;
     const PaddedDim<S::kDim> at(dim, head_dim);
@@ -44,20 +44,18 @@ __device__ void StoreQuery(const uint16_t* q, int heads, int head_dim, uint16_t*
   }
 }
 
-// Turns of all places in a rotary page, those next to each other that lanes t = 0 .. 3 read at
-// once.
+// Starts to copy the turns of all places in a rotary page, those next to each other that lanes
+// t = 0 .. 3 read at once.
 template <class S>
-__device__ void StoreTurns(const RopeTable& rope, int half_dim, float* to) {
-  for (int i = threadIdx.x; i < kPageTokens * (S::kDim / 4); i += kThreads) {
+__device__ void CopyTurns(const RopeTable& rope, int half_dim, float* to) {
+  for (int i = threadIdx.x; i < kPageTokens * (S::kDim / 4); i += S::kThreads) {
     const int row = i / (S::kDim / 4);
     const int f = i % (S::kDim / 4);  // of pairs 2 f and 2 f + 1
-    float4 turns = {};
-    if (!S::kPadded || 2 * f < half_dim) {
-      turns = *reinterpret_cast<const float4*>(rope.offset + row * half_dim + 2 * f);
-    }
     const int place = f / 16 * 16 + f % 4 * 4 + f / 4 % 4;
-    reinterpret_cast<float4*>(to + row * S::kTurnStride)[place] = turns;
+    CopyAsync<16>(SharedAddress(to + row * S::kTurnStride + 4 * place),
+                  rope.offset + row * half_dim + 2 * f, !S::kPadded || 2 * f < half_dim);
   }
+  EndCopies();
 }
 
 // Where a CTA's results go: heads [first_head, first_head + heads) of a row.
@@ -89,20 +87,20 @@ __device__ inline void AddScaled(float4& sum, float4 x, float factor) {
 }
 
 // Merges what the warps have folded into a part or, where there is only one, the results.
-// `folded`: [kWarps][kHeads][kPartStride].
+// `folded`: [S::kWarps][kHeads][kPartStride].
 template <class S>
 __device__ void MergeWarps(const AttentionArgs& args, const Results& results, const float* folded,
-                           const float2 (&sums)[kWarps][kHeads], const Parts& parts, int64_t part,
-                           bool only_one) {
+                           const float2 (&sums)[S::kWarps][kHeads], const Parts& parts,
+                           int64_t part, bool only_one) {
   constexpr int kColumns = S::kDim / 4;
-  for (int i = threadIdx.x; i < results.heads * kColumns; i += kThreads) {
+  for (int i = threadIdx.x; i < results.heads * kColumns; i += S::kThreads) {
     const int head = i / kColumns;
     const int dim = i % kColumns * 4;
     float max = -INFINITY;
-    for (int w = 0; w < kWarps; ++w) max = fmaxf(max, sums[w][head].x);
+    for (int w = 0; w < S::kWarps; ++w) max = fmaxf(max, sums[w][head].x);
     float4 out = {};
     float sum = 0.0f;
-    for (int w = 0; w < kWarps; ++w) {
+    for (int w = 0; w < S::kWarps; ++w) {
       const float weight = exp2f(sums[w][head].x - max);
       const float* from = folded + (w * kHeads + head) * S::kPartStride + dim;
       AddScaled(out, *reinterpret_cast<const float4*>(from), weight);
@@ -131,52 +129,73 @@ __device__ inline bool IsLast(uint32_t* counter, uint32_t ctas) {
   return last;
 }
 
-// Merges the parts of `splits` CTAs. `weights`: shared, [kHeads][kMaxSplits].
+// Weights of the parts of `splits` CTAs for a head, to `weights`; the total's largest score and
+// sum.
+__device__ inline float2 WeighParts(const float2* sums, int splits, float* weights) {
+  const int lane = threadIdx.x % 32;
+  float2 mine[kMaxSplits / 32];
+  float max = -INFINITY;
+#pragma unroll
+  for (int i = 0; i < kMaxSplits / 32; ++i) {
+    const int s = 32 * i + lane;
+    mine[i] = s < splits ? __ldcg(&sums[s * kHeads]) : make_float2(-INFINITY, 0.0f);
+    max = fmaxf(max, mine[i].x);
+  }
+  for (int lanes = 1; lanes < 32; lanes *= 2) {
+    max = fmaxf(max, __shfl_xor_sync(~0u, max, lanes));
+  }
+  float total = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kMaxSplits / 32; ++i) {
+    const float weight = exp2f(mine[i].x - max);
+    weights[32 * i + lane] = weight;
+    total += mine[i].y * weight;
+  }
+  for (int lanes = 1; lanes < 32; lanes *= 2) total += __shfl_xor_sync(~0u, total, lanes);
+  __syncwarp();
+  return {max, total};
+}
+
+// Merges the parts of `splits` CTAs, a warp those of a head. Time goes to the latency of reading
+// them, so many are read at once.
 template <class S>
 __device__ void MergeParts(const AttentionArgs& args, const Results& results, const float* outs,
-                           const float2* sums, int splits, float* weights) {
-  __shared__ float2 totals[kHeads];
-  const int lane = threadIdx.x % 32;
-  for (int head = threadIdx.x / 32; head < results.heads; head += kWarps) {
-    float max = -INFINITY;
-    for (int s = lane; s < splits; s += 32) max = fmaxf(max, __ldcg(&sums[s * kHeads + head]).x);
-    for (int lanes = 1; lanes < 32; lanes *= 2) {
-      max = fmaxf(max, __shfl_xor_sync(~0u, max, lanes));
-    }
-    float total = 0.0f;
-    for (int s = lane; s < splits; s += 32) {
-      const float2 sum = __ldcg(&sums[s * kHeads + head]);
-      const float weight = exp2f(sum.x - max);
-      weights[head * kMaxSplits + s] = weight;
-      total += sum.y * weight;
-    }
-    for (int lanes = 1; lanes < 32; lanes *= 2) total += __shfl_xor_sync(~0u, total, lanes);
-    if (lane == 0) totals[head] = {max, total};
-  }
-  __syncthreads();
+                           const float2* sums, int splits) {
+  constexpr int kAtOnce = 16;
   constexpr int kColumns = S::kDim / 4;
-  for (int i = threadIdx.x; i < results.heads * kColumns; i += kThreads) {
-    const int head = i / kColumns;
-    const auto* part = reinterpret_cast<const float4*>(outs) + i;
-    float4 out = {};
-#pragma unroll 8
-    for (int s = 0; s < splits; ++s) {
-      AddScaled(out, __ldcg(part + s * kHeads * kColumns), weights[head * kMaxSplits + s]);
+  __shared__ float weights[kHeads][kMaxSplits];
+  for (int head = threadIdx.x / 32; head < results.heads; head += S::kWarps) {
+    const float2 total = WeighParts(sums + head, splits, weights[head]);
+    for (int column = threadIdx.x % 32; column < kColumns; column += 32) {
+      const auto* part = reinterpret_cast<const float4*>(outs) + head * kColumns + column;
+      float4 out = {};
+      for (int first = 0; first < splits; first += kAtOnce) {
+        float4 some[kAtOnce];
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          const int s = min(first + i, splits - 1);  // those too many have no weight
+          some[i] = __ldcg(part + s * kHeads * kColumns);
+        }
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) AddScaled(out, some[i], weights[head][first + i]);
+      }
+      Finish<S>(args, results, head, column * 4, out, total.x, total.y);
     }
-    Finish<S>(args, results, head, i % kColumns * 4, out, totals[head].x, totals[head].y);
   }
 }
 
+// Before it waits for the kernel ahead, a CTA reads what the step's upload brought and, unless
+// lists change in this step, what was selected in an earlier one.
 // Grid: (splits at most, KV heads times parts of their groups, blocks).
 template <class S>
-__global__ void __launch_bounds__(kThreads, S::kCtas)
+__global__ void __launch_bounds__(S::kThreads, S::kCtas)
     AttendDecoded(AttentionArgs args, CacheLayer cache, Step step, const QueryBlock* blocks,
-                  RopeTable rope, Parts parts, int max_splits) {
+                  RopeTable rope, Parts parts, int max_splits, bool lists_change) {
   extern __shared__ __align__(16) std::byte shared[];
   auto* queries = reinterpret_cast<uint16_t*>(shared);
-  auto* scratch = reinterpret_cast<float*>(queries + (1 + kWarps) * S::kQueryElements);
+  auto* scratch = reinterpret_cast<float*>(queries + (1 + S::kWarps) * S::kQueryElements);
   __shared__ Reading reading;
-  __shared__ float2 sums[kWarps][kHeads];
+  __shared__ float2 sums[S::kWarps][kHeads];
   const int split = blockIdx.x;
   const int kv_head = blockIdx.y / cache.group_parts;
   const int warp = threadIdx.x / 32;
@@ -186,16 +205,25 @@ __global__ void __launch_bounds__(kThreads, S::kCtas)
   const Results results = {.row = block.first_row,
                            .first_head = kv_head * cache.group + head_in_group,
                            .heads = min(kHeads, cache.group - head_in_group)};
+  LetNextStart();
+  if (lists_change) WaitForPrevious();
   if (threadIdx.x == 0) reading = ReadingOf(args, cache, step, block, kv_head);
   __syncthreads();
-  const int splits =
-      min((reading.num_tiles + kWarps * kTilesPerWarp - 1) / (kWarps * kTilesPerWarp), max_splits);
-  if (split >= splits) return;
-
-  const int workers = splits * kWarps;
+  const int splits = min((reading.num_tiles + S::kWarps - 1) / S::kWarps, max_splits);
+  const int workers = splits * S::kWarps;
   const int run = reading.num_tiles >= 4 * kLongRun * workers ? kLongRun : 1;
-  Tiles tiles(reading, split * kWarps + warp, workers, run);
+  if (split >= splits) {
+    WaitForPrevious();
+    return;
+  }
+  Tiles tiles(reading, split * S::kWarps + warp, workers, run);
   Tile tile = tiles.Next();
+  tiles.Prefetch();
+  const bool turns = reading.rotate && (reading.clip_distance == kRaw ||
+                                        split * S::kWarps * run < reading.window_tiles);
+  if (turns) CopyTurns<S>(rope, head_dim / 2, scratch);
+  WaitForPrevious();
+
   Keys<S> keys;
   Values<S> values;
   keys.Load(tile, head_dim);
@@ -203,9 +231,7 @@ __global__ void __launch_bounds__(kThreads, S::kCtas)
   StoreQuery<S>(static_cast<const uint16_t*>(args.q) + results.row * args.q_stride +
                     results.first_head * head_dim,
                 results.heads, head_dim, queries);
-  const bool turns = reading.rotate &&
-                     (reading.clip_distance == kRaw || split * kWarps * run < reading.window_tiles);
-  if (turns) StoreTurns<S>(rope, head_dim / 2, scratch);
+  AwaitCopies<0>();
   __syncthreads();
 
   const float factor = args.scale * kLog2e * (args.rotate ? rope.scale * rope.scale : 1.0f);
@@ -230,7 +256,7 @@ __global__ void __launch_bounds__(kThreads, S::kCtas)
   MergeWarps<S>(args, results, scratch, sums, parts, first_part + split, splits == 1);
   if (splits == 1 || !IsLast(parts.counters + result, splits)) return;
   MergeParts<S>(args, results, parts.outs + first_part * kHeads * S::kDim,
-                parts.sums + first_part * kHeads, splits, scratch);
+                parts.sums + first_part * kHeads, splits);
 }
 
 int64_t Ceil(int64_t n, int64_t unit) {
@@ -246,8 +272,7 @@ void Launch(const AttentionArgs& args, const Step& step, Context& context) {
   const int max_splits = std::clamp(S::kCtas * context.num_sms / results, 1, kMaxSplits);
   // No block is read twice; window and the rest may each leave half a tile.
   const int64_t max_tiles = Ceil(step.max_length, kTileBlocks * kBlockTokens) + 1;
-  const auto splits =
-      static_cast<int>(std::min<int64_t>(max_splits, Ceil(max_tiles, kWarps * kTilesPerWarp)));
+  const auto splits = static_cast<int>(std::min<int64_t>(max_splits, Ceil(max_tiles, S::kWarps)));
   const int64_t all_results = int64_t{results} * std::min(plan.num_decode_blocks, kMaxBlocks);
   const int64_t heads = all_results * splits * kHeads;
   // Sums lie behind the results.
@@ -263,9 +288,9 @@ void Launch(const AttentionArgs& args, const Step& step, Context& context) {
   Check(allowed, "cudaFuncSetAttribute");
   for (int first = 0; first < plan.num_decode_blocks; first += kMaxBlocks) {
     const int blocks = std::min(plan.num_decode_blocks - first, kMaxBlocks);
-    AttendDecoded<S><<<dim3(splits, results, blocks), kThreads, S::kSharedBytes, context.stream>>>(
-        args, cache, step, plan.blocks + first, rope, parts, max_splits);
-    EVERLONG_CUDA_LAUNCHED("AttendDecoded");
+    LaunchDependent(context, AttendDecoded<S>, dim3(splits, results, blocks), S::kThreads,
+                    S::kSharedBytes, args, cache, step, plan.blocks + first, rope, parts,
+                    max_splits, plan.decode.hip || plan.decode.scan);
   }
 }
 

@@ -17,7 +17,6 @@
 
 namespace everlong::cuda::decode {
 
-inline constexpr int kWarps = 4;
 inline constexpr int kMaxSplits = 128;
 inline constexpr int kHeads = 8;  // of a group that a CTA serves; larger groups have several
 
@@ -27,8 +26,10 @@ struct Shape {
   using Kv = KvType;
   static constexpr int kDim = kDimensions;
   static constexpr bool kPadded = kPad;
-  // On an SM; results, keys and values take registers.
-  static constexpr int kCtas = kPad ? 1 : kDimensions == 64 ? 4 : 3;
+  // Results, keys and values take registers, of which these warps need all on an SM.
+  static constexpr int kWarps = kPad ? 4 : kDimensions == 64 ? 8 : 6;  // of a CTA
+  static constexpr int kCtas = kPad ? 1 : 2;                           // on an SM
+  static constexpr int kThreads = 32 * kWarps;
   // Shared memory: strides in elements that keep lanes out of each other's banks.
   static constexpr int kQueryStride = kDim + 32;  // bf16
   static constexpr int kTurnStride = kDim + 16;   // f32
@@ -36,9 +37,8 @@ struct Shape {
   static constexpr int kQueryElements = kHeads * kQueryStride;
   static constexpr int kTurnBytes = kPageTokens * kTurnStride * 4;
   static constexpr int kPartBytes = kWarps * kHeads * kPartStride * 4;
-  static constexpr int kWeightBytes = kHeads * kMaxSplits * 4;
   static constexpr int kSharedBytes =
-      (1 + kWarps) * kQueryElements * 2 + std::max({kTurnBytes, kPartBytes, kWeightBytes});
+      (1 + kWarps) * kQueryElements * 2 + std::max(kTurnBytes, kPartBytes);
 };
 
 // The keys of a tile. Lane 4 g + t holds dimensions 32 j + 8 t .. + 7 of token g of both blocks.

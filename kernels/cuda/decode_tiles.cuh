@@ -12,6 +12,16 @@ namespace everlong::cuda::decode {
 
 inline constexpr int kTileBlocks = 2;
 
+// So many first tiles of a worker are brought into the L2 cache ahead of being read.
+inline constexpr int kPrefetchTiles = 2;
+
+// Starts to bring bytes, a multiple of 16, into the L2 cache (PTX ISA, cp.async.bulk.prefetch).
+__device__ inline void PrefetchBytes(const std::byte* from, uint32_t bytes) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+#endif
+}
+
 // Of SeenBlock::distance and offset: nothing is turned.
 inline constexpr int32_t kRaw = -1;
 
@@ -78,14 +88,14 @@ __device__ inline Reading ReadingOf(const AttentionArgs& args, const CacheLayer&
   reading.page_bytes = cache.page_bytes;
   reading.block_bytes = cache.block_bytes;
   reading.head = cache.base + kv_head * kPageBlocks * cache.block_bytes;
-  reading.pages = step.pages + step.page_begin[block.sequence];
-  reading.position = static_cast<int32_t>(step.positions[block.first_row]);
+  reading.pages = step.pages + __ldcg(step.page_begin + block.sequence);
+  reading.position = static_cast<int32_t>(__ldcg(step.positions + block.first_row));
   reading.num_sinks = block.num_sinks / kBlockTokens;
   reading.num_far = reading.num_sinks;
   if (block.slot >= 0) {
     const int64_t list = args.selection.List(args.layer, block.slot, kv_head, kFinalList);
     reading.selected = args.selection.blocks + list * args.selection.capacity;
-    reading.num_far += args.selection.counts[list];
+    reading.num_far += __ldcg(args.selection.counts + list);
   }
   reading.window_begin = static_cast<int32_t>(block.window_begin / kBlockTokens);
   reading.window_end = reading.position / kBlockTokens + 1;
@@ -100,7 +110,7 @@ __device__ inline Reading ReadingOf(const AttentionArgs& args, const CacheLayer&
 }
 
 __device__ inline SeenBlock Reading::Seen(int32_t block, int32_t tokens, int32_t place) const {
-  const int64_t page = pages[block / kPageBlocks];
+  const int64_t page = __ldcg(pages + block / kPageBlocks);
   SeenBlock seen = {head + page * page_bytes + block % kPageBlocks * block_bytes, tokens, kRaw,
                     kRaw};
   if (!rotate) return seen;
@@ -122,7 +132,7 @@ __device__ inline SeenBlock Reading::Find(int32_t tile, int half) const {
   }
   const int32_t i = (tile - window_tiles) * kTileBlocks + half;
   if (tile >= num_tiles || i >= num_far) return {};
-  const int32_t block = i < num_sinks ? i : selected[i - num_sinks];
+  const int32_t block = i < num_sinks ? i : __ldcg(selected + i - num_sinks);
   const int32_t place = clip_distance != kRaw ? kRaw : (streaming ? i : block) * kBlockTokens;
   return Seen(block, kBlockTokens, place);
 }
@@ -133,6 +143,14 @@ class Tiles {
  public:
   __device__ Tiles(const Reading& reading, int worker, int workers, int run)
       : reading_(reading), worker_(worker), workers_(workers), run_(run) {}
+
+  // Starts to bring the first tiles into the L2 cache, after the first Next.
+  __device__ void Prefetch() const {
+    const int lane = threadIdx.x % 32;
+    if (lane < kPrefetchTiles * kTileBlocks && mine_.tokens > 0) {
+      PrefetchBytes(mine_.address, static_cast<uint32_t>(reading_.block_bytes));
+    }
+  }
 
   // The next one, which all lanes get; none at the end.
   __device__ Tile Next() {

@@ -18,15 +18,15 @@ template <int kWords>
 __device__ inline Words<kWords> LoadOnce(const std::byte* from) {
   Words<kWords> to;
   if constexpr (kWords == 4) {
-    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+    asm volatile("ld.global.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(to.w[0]), "=r"(to.w[1]), "=r"(to.w[2]), "=r"(to.w[3])
                  : "l"(from));
   } else if constexpr (kWords == 2) {
-    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v2.u32 {%0, %1}, [%2];"
+    asm volatile("ld.global.L1::no_allocate.L2::128B.v2.u32 {%0, %1}, [%2];"
                  : "=r"(to.w[0]), "=r"(to.w[1])
                  : "l"(from));
   } else {
-    asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(to.w[0]) : "l"(from));
+    asm volatile("ld.global.L1::no_allocate.u32 %0, [%1];" : "=r"(to.w[0]) : "l"(from));
   }
   return to;
 }

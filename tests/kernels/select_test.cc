@@ -322,7 +322,11 @@ TEST_P(ScanTest, ChoosesTheBestWithinItsError) {
       chosen += std::min(keep, choices.back().scores.size());
     }
   }
-  EXPECT_GT(2 * sure, chosen) << "the errors leave most choices open";
+  EXPECT_GT(sure, 0u);
+  // With 16 bits of activation they do: there the integers of SelectTest decide.
+  if (problem.activation_type == DType::kF32) {
+    EXPECT_GT(2 * sure, chosen) << "the errors leave most choices open";
+  }
   ForEachBackend(problem, [&](const HostSelection& after) {
     for (const Choice& choice : choices) {
       ExpectPossibleChoice(after.List(kLayer, choice.slot, choice.head, kFinalList), kSinks / 8,

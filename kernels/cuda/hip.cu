@@ -9,7 +9,6 @@
 namespace everlong::cuda {
 namespace {
 
-using hip::CeilDiv;
 using hip::Probing;
 
 // Of scores and query rows. Prompts' blocks are chosen for in groups that need no more.

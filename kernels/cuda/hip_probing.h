@@ -9,6 +9,7 @@
 #include "kernels/args.h"
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/rope.h"
+#include "kernels/cuda/select.h"
 
 namespace everlong::cuda::hip {
 
@@ -65,16 +66,9 @@ struct Probing {
   __host__ __device__ int pass_tiles() const { return decode ? 1 : 2 * row_tiles; }
 };
 
-__host__ __device__ inline int CeilDiv(int64_t a, int64_t b) {
-  return static_cast<int>((a + b - 1) / b);
-}
-
 // Whether a query block is chosen for by probing.
 __host__ __device__ inline bool Probes(const QueryBlock& block, const SelectParams* selects) {
-  if (block.slot < 0 || block.select < 0) return false;
-  const SelectParams& params = selects[block.select];
-  const int64_t candidates = (block.window_begin - block.num_sinks) / kBlockTokens;
-  return params.selector == Selector::kHip && candidates > params.keep_blocks;
+  return HasToChoose(Selector::kHip, block, selects);
 }
 
 __host__ __device__ inline bool Runs(const QueryBlock& block, const SelectParams& params,

@@ -112,7 +112,7 @@ ChosenBlocks SelectByScanning(const SelectArgs& args, const Step& step, bool dec
   const int32_t begin = decode ? 0 : plan.num_decode_blocks;
   const int32_t end = decode ? plan.num_decode_blocks : plan.num_blocks;
   const int64_t heads = args.cache.kv_heads;
-  const int64_t max_candidates = scan::CeilDiv(step.max_length, kBlockTokens);
+  const int64_t max_candidates = CeilDiv(step.max_length, kBlockTokens);
 
   Scanning s = Describe(args, step, context);
   s.row_stride = MaxRows(s, plan, decode);

@@ -10,16 +10,13 @@
 #include "kernels/args.h"
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/rope.h"
+#include "kernels/cuda/select.h"
 
 namespace everlong::cuda::scan {
 
 inline constexpr int kTileRows = 8;   // that one matrix product takes
 inline constexpr int kSpanDims = 64;  // that a lane reads a row's bytes of at once
 inline constexpr int kMaxHeadDim = 256;
-
-__host__ __device__ inline int CeilDiv(int64_t a, int64_t b) {
-  return static_cast<int>((a + b - 1) / b);
-}
 
 // The lists of some consecutive query blocks: list l is that of block l / kv_heads and KV head l %
 // kv_heads. With all_heads the first of a block's lists chooses for all of them.
@@ -70,19 +67,9 @@ struct Scanning {
   }
 };
 
-__host__ __device__ inline int32_t FirstCandidate(const QueryBlock& block) {
-  return block.num_sinks / kBlockTokens;
-}
-__host__ __device__ inline int32_t EndCandidate(const QueryBlock& block) {
-  return static_cast<int32_t>(block.window_begin / kBlockTokens);
-}
-
 // Whether a query block is chosen for by a scan.
 __host__ __device__ inline bool Scans(const QueryBlock& block, const SelectParams* selects) {
-  if (block.slot < 0 || block.select < 0 || block.first_stage > 0) return false;
-  const SelectParams& params = selects[block.select];
-  return params.selector == Selector::kScan &&
-         EndCandidate(block) - FirstCandidate(block) > params.keep_blocks;
+  return block.first_stage <= 0 && HasToChoose(Selector::kScan, block, selects);
 }
 
 // Fills rows, bytes, totals and what says how many there are of what.

@@ -32,8 +32,8 @@ struct NewList {
 
 __device__ NewList NewListOf(const Writing& w, const QueryBlock& block, const SelectParams& params,
                              int list) {
-  const auto first = static_cast<int32_t>(block.num_sinks / kBlockTokens);
-  const auto end = static_cast<int32_t>(block.window_begin / kBlockTokens);
+  const int32_t first = FirstCandidate(block);
+  const int32_t end = EndCandidate(block);
   if (end - first <= params.keep_blocks) return {nullptr, first, end - first};
   const bool shared = w.chosen.from_candidates && params.all_heads;
   const int64_t from = shared ? list - list % w.selection.kv_heads : list;

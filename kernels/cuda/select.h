@@ -1,9 +1,34 @@
-// What a selector leaves for the final lists.
+// What the selectors share: whom they choose for, and what they leave for the final lists.
 #pragma once
+
+#include <cuda_runtime_api.h>
 
 #include <cstdint>
 
+#include "kernels/args.h"
+
 namespace everlong::cuda {
+
+__host__ __device__ inline int CeilDiv(int64_t a, int64_t b) {
+  return static_cast<int>((a + b - 1) / b);
+}
+
+// A query block's candidates are the KV blocks [FirstCandidate, EndCandidate).
+__host__ __device__ inline int32_t FirstCandidate(const QueryBlock& block) {
+  return block.num_sinks / kBlockTokens;
+}
+__host__ __device__ inline int32_t EndCandidate(const QueryBlock& block) {
+  return static_cast<int32_t>(block.window_begin / kBlockTokens);
+}
+
+// Whether a query block is `selector`'s and has more candidates than are kept.
+__host__ __device__ inline bool HasToChoose(Selector selector, const QueryBlock& block,
+                                            const SelectParams* selects) {
+  if (block.slot < 0 || block.select < 0) return false;
+  const SelectParams& params = selects[block.select];
+  return params.selector == selector &&
+         EndCandidate(block) - FirstCandidate(block) > params.keep_blocks;
+}
 
 // What was chosen for the query blocks of decoded tokens or of prompts, before it becomes their
 // slots' final lists. List (block - first such block of the plan) * kv_heads + KV head holds

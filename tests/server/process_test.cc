@@ -1,83 +1,19 @@
 // The program itself: exit status, messages, signals, the ready file.
-#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <chrono>
-#include <filesystem>
-#include <fstream>
-#include <sstream>
 
 #include "everlong/v1/inference.grpc.pb.h"
-#include "nlohmann/json.hpp"
+#include "tests/server/server_process.h"
 #include "tests/server/test_server.h"
 
 namespace everlong {
 namespace {
 
 using ::testing::HasSubstr;
-
-// One everlong-server on the checkpoint of the repository, on free ports.
-class ServerProcess {
- public:
-  explicit ServerProcess(std::vector<std::string> arguments) {
-    directory_ = ::testing::TempDir() + "/everlong-test-XXXXXX";
-    EXPECT_NE(mkdtemp(directory_.data()), nullptr);
-    arguments.insert(arguments.begin(), {EVERLONG_SERVER, "--ready-file", ready_file()});
-    std::vector<char*> argv;
-    for (std::string& argument : arguments) argv.push_back(argument.data());
-    argv.push_back(nullptr);
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, (directory_ + "/log").c_str(),
-                                     O_CREAT | O_WRONLY, 0600);
-    EXPECT_EQ(posix_spawn(&pid_, EVERLONG_SERVER, &actions, nullptr, argv.data(), environ), 0);
-    posix_spawn_file_actions_destroy(&actions);
-  }
-
-  ~ServerProcess() {
-    if (pid_ > 0) {
-      Signal(SIGKILL);
-      Wait();
-    }
-    std::filesystem::remove_all(directory_);
-  }
-
-  void Signal(int signal) { kill(pid_, signal); }
-
-  // The exit status, or minus the signal that ended it.
-  int Wait() {
-    int status = 0;
-    waitpid(std::exchange(pid_, -1), &status, 0);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
-  }
-
-  bool Ready() const { return std::filesystem::exists(ready_file()); }
-  std::string Address() const { return nlohmann::json::parse(std::ifstream(ready_file()))["grpc"]; }
-  std::string Log() const {
-    std::stringstream text;
-    text << std::ifstream(directory_ + "/log").rdbuf();
-    return text.str();
-  }
-
- private:
-  std::string ready_file() const { return directory_ + "/ready.json"; }
-
-  std::string directory_;
-  pid_t pid_ = -1;
-};
-
-std::vector<std::string> Serving(std::vector<std::string> more = {}) {
-  std::vector<std::string> arguments = {"--model",     EVERLONG_MODEL,     "--listen",
-                                        "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"};
-  arguments.insert(arguments.end(), more.begin(), more.end());
-  return arguments;
-}
 
 TEST(ProcessTest, WrongUsageExitsWithTwo) {
   ServerProcess process({"--max-context", "many", "--model", EVERLONG_MODEL});

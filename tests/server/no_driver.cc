@@ -1,0 +1,1 @@
+// Empty: the server asks only whether there is a driver.

@@ -20,6 +20,7 @@ namespace {
 // For posix_spawn; valid as long as the strings.
 std::vector<char*> Pointers(std::vector<std::string>& strings) {
   std::vector<char*> pointers;
+  pointers.reserve(strings.size() + 1);
   for (std::string& string : strings) pointers.push_back(string.data());
   pointers.push_back(nullptr);
   return pointers;
@@ -27,7 +28,7 @@ std::vector<char*> Pointers(std::vector<std::string>& strings) {
 
 }  // namespace
 
-ServerProcess::ServerProcess(std::vector<std::string> arguments, std::string program,
+ServerProcess::ServerProcess(std::vector<std::string> arguments, const std::string& program,
                              std::vector<std::string> environment)
     : directory_(::testing::TempDir() + "/everlong-test-XXXXXX") {
   EXPECT_NE(mkdtemp(directory_.data()), nullptr);

@@ -12,7 +12,8 @@ namespace everlong {
 class ServerProcess {
  public:
   // `environment`: NAME=VALUE, beside the test's own.
-  explicit ServerProcess(std::vector<std::string> arguments, std::string program = EVERLONG_SERVER,
+  explicit ServerProcess(std::vector<std::string> arguments,
+                         const std::string& program = EVERLONG_SERVER,
                          std::vector<std::string> environment = {});
   ~ServerProcess();
   ServerProcess(const ServerProcess&) = delete;

@@ -11,6 +11,7 @@
 #include "kernels/check.h"
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/error.h"
+#include "kernels/cuda/linear.h"
 #include "kernels/cuda/operations.h"
 #include "kernels/cuda/step_graphs.h"
 #include "kernels/kernels.h"
@@ -21,6 +22,19 @@ namespace {
 struct DestroyStream {
   void operator()(cudaStream_t stream) const { cudaStreamDestroy(stream); }
 };
+
+// Whether the result of the first is what the second takes, and neither overwrites what the other
+// reads.
+bool Feeds(const RmsNormArgs& norm, const MatMulArgs& product) {
+  return norm.out == product.x && norm.rows == product.rows && norm.width == product.w.cols &&
+         norm.width == product.x_stride && product.mode != MatMulOut::kAddF32 &&
+         product.out != norm.x;
+}
+bool Feeds(const MatMulArgs& product, const GatedActivationArgs& gate) {
+  return product.out == gate.gate_up && product.mode == MatMulOut::kActivations &&
+         product.rows == gate.rows && product.w.rows == int64_t{2} * gate.width &&
+         product.out_stride == product.w.rows && gate.out != product.x;
+}
 
 // A step of decoded tokens is kept as a list of calls and launched as a whole by Sync; the calls of
 // any other step are launched at once.
@@ -138,9 +152,26 @@ class CudaKernels : public Kernels {
     key_ = buffer_.shape();
     key_.push_back(buffer_.generation());
     key_.push_back(SamplerGeneration(*sampler_));
-    graphs_.Run(key_, launching_, context_.stream, [this] {
-      for (const Call& call : launching_) Launch(call);
-    });
+    graphs_.Run(key_, launching_, context_.stream, [this] { LaunchAll(launching_); });
+  }
+
+  // A product goes with the norm before it and the activation after it.
+  void LaunchAll(std::span<const Call> calls) {
+    while (!calls.empty()) {
+      const auto* norm = std::get_if<RmsNormArgs>(&calls.front());
+      const size_t first = norm == nullptr ? 0 : 1;
+      const auto* product = first < calls.size() ? std::get_if<MatMulArgs>(&calls[first]) : nullptr;
+      if (product == nullptr || (norm != nullptr && !Feeds(*norm, *product))) {
+        Launch(calls.front());
+        calls = calls.subspan(1);
+        continue;
+      }
+      const auto* gate =
+          first + 1 < calls.size() ? std::get_if<GatedActivationArgs>(&calls[first + 1]) : nullptr;
+      if (gate != nullptr && !Feeds(*product, *gate)) gate = nullptr;
+      cuda::MatMul(*linear_, norm, *product, gate, step(), context_);
+      calls = calls.subspan(first + (gate == nullptr ? 1 : 2));
+    }
   }
 
   void Launch(const Call& call) {

@@ -33,7 +33,7 @@ __global__ void MultiplyPlainly(const W* w, const BF16* x, int64_t x_stride, int
     sum += static_cast<float>(x[r * x_stride + k]) * static_cast<float>(w[n * inputs + k]);
   }
   for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
-  if (lane == 0) output.Store(r, n, sum);
+  if (lane == 0) output.StoreSum(r, n, sum);
 }
 
 void MultiplyPlainly(const MatMulArgs& args, Context& context) {
@@ -69,7 +69,7 @@ __global__ void Widen(const uint2* w, const float* scales, int64_t inputs, int64
 // Stores sums [rows][outputs] with their bias.
 __global__ void StoreSums(const float* sums, int64_t rows, int64_t outputs, const Output output) {
   const int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x;
-  if (i < rows * outputs) output.Store(i / outputs, i % outputs, sums[i]);
+  if (i < rows * outputs) output.StoreSum(i / outputs, i % outputs, sums[i]);
 }
 
 uint32_t AlignmentOf(const void* address, int64_t stride_bytes) {
@@ -129,8 +129,26 @@ void Linear::Multiply(const MatMulArgs& args, Context& context) {
   if (args.rows == 0 || args.w.rows == 0) return;
   if (!RowsAreAligned(args)) return MultiplyPlainly(args, context);
   const int32_t num_prompt = args.rows - args.decode_rows;
-  if (args.decode_rows > 0) MultiplyDecoded(RowsOf(args, 0, args.decode_rows), context);
+  if (args.decode_rows > 0) {
+    MultiplyDecoded({.args = RowsOf(args, 0, args.decode_rows)}, {}, context);
+  }
   if (num_prompt > 0) MultiplyPrompt(RowsOf(args, args.decode_rows, num_prompt), context);
+}
+
+void Linear::Multiply(const RmsNormArgs* norm, const MatMulArgs& args,
+                      const GatedActivationArgs* gate, const Step& step, Context& context) {
+  const bool decoded = args.decode_rows == args.rows && args.rows > 0 && RowsAreAligned(args);
+  const bool takes_norm = decoded && norm != nullptr && TakesNorm(args, *norm);
+  const bool takes_gate = decoded && gate != nullptr && TakesGate(*gate);
+  if (norm != nullptr && !takes_norm) RmsNorm(*norm, step, context);
+  if (takes_norm || takes_gate) {
+    MultiplyDecoded(
+        {.args = args, .norm = takes_norm ? norm : nullptr, .gate = takes_gate ? gate : nullptr},
+        step, context);
+  } else {
+    Multiply(args, context);
+  }
+  if (gate != nullptr && !takes_gate) GatedActivation(*gate, context);
 }
 
 // The scratch memory: cuBLASLt's workspace, sums and widened weights, each where it is needed.
@@ -200,6 +218,11 @@ Matrix LoadMatrix(Linear& linear, std::span<const HostMatrix> parts, Context& /*
 
 void MatMul(Linear& linear, const MatMulArgs& args, Context& context) {
   linear.Multiply(args, context);
+}
+
+void MatMul(Linear& linear, const RmsNormArgs* norm, const MatMulArgs& args,
+            const GatedActivationArgs* gate, const Step& step, Context& context) {
+  linear.Multiply(norm, args, gate, step, context);
 }
 
 }  // namespace everlong::cuda

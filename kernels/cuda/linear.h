@@ -37,6 +37,10 @@ class Linear {
 
   Matrix Load(std::span<const HostMatrix> parts);
   void Multiply(const MatMulArgs& args, Context& context);
+  // The norm that makes the product's x, if not null, the product, and the activation that takes
+  // its result, if not null.
+  void Multiply(const RmsNormArgs* norm, const MatMulArgs& args, const GatedActivationArgs* gate,
+                const Step& step, Context& context);
 
  private:
   // Products of rows that are not decoded, and of those with kBF16 weights. All rows of x and w are
@@ -57,7 +61,25 @@ class Linear {
 // are.
 bool RowsAreAligned(const MatMulArgs& args);
 
-// All of the rows, which are aligned, as decoded ones.
-void MultiplyDecoded(const MatMulArgs& args, Context& context);
+// A product of decoded rows, which are aligned, and what is done beside it by the same kernel: the
+// norm that makes its x, the activation that takes its result. Either may be null.
+struct DecodedProduct {
+  MatMulArgs args;
+  const RmsNormArgs* norm = nullptr;
+  const GatedActivationArgs* gate = nullptr;
+};
+
+// Whether a product takes along a norm that makes its x.
+bool TakesNorm(const MatMulArgs& args, const RmsNormArgs& norm);
+// Whether it takes along an activation that takes its result.
+bool TakesGate(const GatedActivationArgs& gate);
+
+// All of the rows as decoded ones.
+void MultiplyDecoded(const DecodedProduct& product, const Step& step, Context& context);
+
+// The norm that makes the product's x, the product, and the activation that takes its result, in as
+// few kernels as serve. Results are those of one after the other; norm and gate may be null.
+void MatMul(Linear& linear, const RmsNormArgs* norm, const MatMulArgs& args,
+            const GatedActivationArgs* gate, const Step& step, Context& context);
 
 }  // namespace everlong::cuda

@@ -138,7 +138,7 @@ class Bench {
       const GatedActivationArgs gate = {
           .gate_up = gate_up, .out = gate_up + sizes[1], .rows = 1, .width = kHidden};
       if (fused) {
-        MatMul(*linear_, &norm, product, &gate, {}, context_);
+        MatMul(*linear_, {.product = &product, .norm = &norm, .gate = &gate}, {}, context_);
       } else {
         RmsNorm(norm, {}, context_);
         MatMul(*linear_, product, context_);
@@ -185,21 +185,22 @@ class Bench {
                                    .eps = 1e-5f};
     const GatedActivationArgs activate = {
         .gate_up = out_.get(), .out = gated.get(), .rows = rows, .width = kHidden};
-    const auto multiply = [&](const RmsNormArgs* before, const Matrix& w, MatMulOut mode,
-                              const GatedActivationArgs* after) {
-      MatMul(*linear_, before, ArgsOf(w, x_.get(), out_.get(), rows, mode), after, {}, context_);
-    };
-    const auto add = [&](const Matrix& w, const std::byte* x) {
-      MatMul(*linear_, ArgsOf(w, x, residual, rows, MatMulOut::kAddF32), context_);
-    };
+    const MatMulArgs products[] = {
+        ArgsOf(qkv, x_.get(), out_.get(), rows, MatMulOut::kActivations),
+        ArgsOf(o, x_.get(), residual, rows, MatMulOut::kAddF32),
+        ArgsOf(gate_up, x_.get(), out_.get(), rows, MatMulOut::kActivations),
+        ArgsOf(down, gated.get(), residual, rows, MatMulOut::kAddF32),
+        ArgsOf(head, x_.get(), out_.get(), rows, MatMulOut::kF32)};
+    const ProductCalls layer[] = {{.product = &products[0], .norm = &normalize},
+                                  {.product = &products[1]},
+                                  {.product = &products[2], .norm = &normalize, .gate = &activate},
+                                  {.product = &products[3]}};
+    const ProductCalls last = {.product = &products[4], .norm = &normalize};
     const double seconds = SecondsOf(1, [&](int64_t) {
-      for (int layer = 0; layer < kLayers; ++layer) {
-        multiply(&normalize, qkv, MatMulOut::kActivations, nullptr);
-        add(o, x_.get());
-        multiply(&normalize, gate_up, MatMulOut::kActivations, &activate);
-        add(down, gated.get());
+      for (int i = 0; i < 4 * kLayers; ++i) {
+        MatMul(*linear_, layer[i % 4], {}, context_);
       }
-      multiply(&normalize, head, MatMulOut::kF32, nullptr);
+      MatMul(*linear_, last, {}, context_);
     });
     const int64_t weights =
         kLayers * (qkv.rows + o.rows + gate_up.rows + 3 * o.rows + o.rows / 2) * kWidth +

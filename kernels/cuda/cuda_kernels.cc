@@ -36,6 +36,18 @@ bool Feeds(const MatMulArgs& product, const GatedActivationArgs& gate) {
          product.out_stride == product.w.rows && gate.out != product.x;
 }
 
+// The product that `calls` begin with, with the norm before it and the activation after it.
+ProductCalls ProductAt(std::span<const Call> calls) {
+  const auto* norm = std::get_if<RmsNormArgs>(&calls.front());
+  if (norm != nullptr) calls = calls.subspan(1);
+  if (calls.empty()) return {};
+  const auto* product = std::get_if<MatMulArgs>(&calls.front());
+  if (product == nullptr || (norm != nullptr && !Feeds(*norm, *product))) return {};
+  const auto* gate = calls.size() < 2 ? nullptr : std::get_if<GatedActivationArgs>(&calls[1]);
+  if (gate != nullptr && !Feeds(*product, *gate)) gate = nullptr;
+  return {.product = product, .norm = norm, .gate = gate};
+}
+
 // A step of decoded tokens is kept as a list of calls and launched as a whole by Sync; the calls of
 // any other step are launched at once.
 class CudaKernels : public Kernels {
@@ -155,22 +167,16 @@ class CudaKernels : public Kernels {
     graphs_.Run(key_, launching_, context_.stream, [this] { LaunchAll(launching_); });
   }
 
-  // A product goes with the norm before it and the activation after it.
   void LaunchAll(std::span<const Call> calls) {
     while (!calls.empty()) {
-      const auto* norm = std::get_if<RmsNormArgs>(&calls.front());
-      const size_t first = norm == nullptr ? 0 : 1;
-      const auto* product = first < calls.size() ? std::get_if<MatMulArgs>(&calls[first]) : nullptr;
-      if (product == nullptr || (norm != nullptr && !Feeds(*norm, *product))) {
+      const ProductCalls product = ProductAt(calls);
+      if (product.product == nullptr) {
         Launch(calls.front());
         calls = calls.subspan(1);
         continue;
       }
-      const auto* gate =
-          first + 1 < calls.size() ? std::get_if<GatedActivationArgs>(&calls[first + 1]) : nullptr;
-      if (gate != nullptr && !Feeds(*product, *gate)) gate = nullptr;
-      cuda::MatMul(*linear_, norm, *product, gate, step(), context_);
-      calls = calls.subspan(first + (gate == nullptr ? 1 : 2));
+      calls = calls.subspan(1 + (product.norm != nullptr) + (product.gate != nullptr));
+      cuda::MatMul(*linear_, product, step(), context_);
     }
   }
 

@@ -7,8 +7,9 @@
 // CTAs take tiles of outputs in turns, their warps units of inputs. Sums are added in an order that
 // depends on the matrix alone, so that a row does not depend on the rows beside it.
 //
-// A row that comes alone is laid in shared memory first, and may be normalised on the way. A tile
-// may be half of gates and half of what they act on.
+// A row that comes alone is laid in shared memory first, and may be normalised on the way. Of
+// several rows, the inputs that go with a unit of weights are copied with it. A tile may be half of
+// gates and half of what they act on.
 #include <algorithm>
 
 #include "kernels/check.h"
@@ -75,26 +76,41 @@ __global__ void __launch_bounds__(kThreads, S::kCtas)
   uint4* const row = memory + sizeof(typename S::Shared) / sizeof(uint4);
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  Stream<S> stream(p, shared.weights[warp]);
+  Stream<S> stream(p, shared.rings[warp]);
 #pragma unroll
-  for (int i = 0; i < S::kDepth; ++i) stream.Start();
+  for (int i = 0; i < S::kDepth; ++i) {
+    stream.StartWeights();
+    EndCopies();
+  }
   LetNextStart();
   if constexpr (S::kAlone) {
     LayRow<S>(p, row);
   } else {
     WaitForPrevious();
+#pragma unroll
+    for (int i = 0; i < S::kDepth; ++i) {
+      stream.StartInputs();
+      EndCopies();
+    }
   }
-  Inputs<S> inputs(p, row);
-  inputs.Load(warp);
   for (int tile = blockIdx.y; tile < p.tiles; tile += gridDim.y) {
     const Places<S> places(p, tile);
     float sums[S::kLaneRows / 2][S::kTokenTiles][4] = {};
     for (int unit = warp; unit < p.units; unit += kWarps) {
-      uint4 w[S::kLaneRows];
-      stream.Read(w);
-      AddUnit<S>(w, inputs.x, sums);
-      stream.Start();
-      inputs.Load(unit + kWarps < p.units ? unit + kWarps : warp);  // on its way during the wait
+      uint4 vectors[S::kUnitVectors];
+      stream.Read(vectors);
+      if constexpr (S::kAlone) {
+        const uint4* x = row + (unit * 4 + lane % 4) * S::kVectors;
+        uint4 mine[S::kVectors];
+#pragma unroll
+        for (int i = 0; i < S::kVectors; ++i) mine[i] = x[i];
+        AddUnit<S>(vectors, mine, sums);
+      } else {
+        AddUnit<S>(vectors, vectors + S::kLaneRows, sums);
+      }
+      stream.StartWeights();
+      stream.StartInputs();
+      EndCopies();
     }
     __syncthreads();  // sums of the tile before may still be read
 #pragma unroll
@@ -134,7 +150,7 @@ int64_t SharedBytes(const MatMulArgs& args) {
 }
 
 template <class W>
-using Alone = Shape<W, 1, 16, true>;
+using Alone = Shape<W, 0, 16, 64 << 10>;
 
 bool RunsAlone(const MatMulArgs& args) {
   const int64_t bytes =
@@ -143,8 +159,8 @@ bool RunsAlone(const MatMulArgs& args) {
 }
 
 template <class S>
-Product Describe(const DecodedProduct& with, const Step& step) {
-  const MatMulArgs& args = with.args;
+Product Describe(const ProductCalls& calls, const Step& step) {
+  const MatMulArgs& args = *calls.product;
   const auto outputs = static_cast<int32_t>(args.w.rows);
   const auto inputs = static_cast<int32_t>(args.w.cols);
   Product product = {.weights = args.w.data,
@@ -160,12 +176,13 @@ Product Describe(const DecodedProduct& with, const Step& step) {
                      .output = Output::Of(args),
                      .gated = nullptr,
                      .norm = {}};
-  if (with.gate != nullptr) {
+  if (calls.gate != nullptr) {
     product.tile_stride = S::kHalf;
-    product.half_stride = with.gate->width;
-    product.gated = static_cast<BF16*>(with.gate->out);
+    product.half_stride = calls.gate->width;
+    product.gated = static_cast<BF16*>(calls.gate->out);
   }
-  if (const RmsNormArgs* norm = with.norm) {
+  if (const RmsNormArgs* norm = calls.norm) {
+    EVERLONG_CHECK(norm->first_output < step.num_outputs);
     product.norm = {
         .x = norm->x,
         .weight = norm->weight,
@@ -177,10 +194,10 @@ Product Describe(const DecodedProduct& with, const Step& step) {
 }
 
 template <class S>
-void LaunchShape(const DecodedProduct& with, const Step& step, Context& context) {
-  const Product product = Describe<S>(with, step);
+void LaunchShape(const ProductCalls& calls, const Step& step, Context& context) {
+  const Product product = Describe<S>(calls, step);
   const auto kernel = MultiplyRows<S>;
-  const auto shared = static_cast<int>(SharedBytes<S>(with.args));
+  const auto shared = static_cast<int>(SharedBytes<S>(*calls.product));
   static const cudaError_t allowed = cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(MaxSharedBytes()));
   Check(allowed, "cudaFuncSetAttribute");
@@ -194,16 +211,16 @@ void LaunchShape(const DecodedProduct& with, const Step& step, Context& context)
 }
 
 template <class W>
-void Launch(const DecodedProduct& with, const Step& step, Context& context) {
-  const int32_t rows = with.args.rows;
-  if (RunsAlone(with.args)) {
-    LaunchShape<Alone<W>>(with, step, context);
+void Launch(const ProductCalls& calls, const Step& step, Context& context) {
+  const int32_t rows = calls.product->rows;
+  if (RunsAlone(*calls.product)) {
+    LaunchShape<Alone<W>>(calls, step, context);
   } else if (rows <= 8) {
-    LaunchShape<Shape<W, 1, 16, false>>(with, step, context);
-  } else if (rows <= 16) {
-    LaunchShape<Shape<W, 2, 32, false>>(with, step, context);
+    LaunchShape<Shape<W, 1, 16, 64 << 10>>(calls, step, context);
+  } else if (rows <= 16 || context.architecture < 90) {
+    LaunchShape<Shape<W, 2, 32, 72 << 10>>(calls, step, context);
   } else {
-    LaunchShape<Shape<W, 4, 32, false>>(with, step, context);
+    LaunchShape<Shape<W, 4, 32, 144 << 10>>(calls, step, context);
   }
 }
 
@@ -221,11 +238,11 @@ bool TakesGate(const GatedActivationArgs& gate) {
   return gate.width % 16 == 0;
 }
 
-void MultiplyDecoded(const DecodedProduct& product, const Step& step, Context& context) {
-  if (product.args.w.type == DType::kF8) {
-    decoded::Launch<F8>(product, step, context);
+void MultiplyDecoded(const ProductCalls& calls, const Step& step, Context& context) {
+  if (calls.product->w.type == DType::kF8) {
+    decoded::Launch<F8>(calls, step, context);
   } else {
-    decoded::Launch<BF16>(product, step, context);
+    decoded::Launch<BF16>(calls, step, context);
   }
 }
 

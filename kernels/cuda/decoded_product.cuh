@@ -12,26 +12,30 @@ inline constexpr int kWarps = 8;
 inline constexpr int kThreads = kWarps * 32;
 static_assert(kThreads == kNormThreads);
 
-// kAlone: there is one row. Else CTAs take 8 * kTokenTiles of them.
-template <class W, int kTokenTiles_, int kTileOutputs_, bool kAlone_>
+// kTokenTiles: of eight rows, of which a CTA takes so many. 0: there is one row, which is alone.
+template <class W, int kTokenTiles_, int kTileOutputs_, int kRingBytes>
 struct Shape {
   using Weight = W;
-  static constexpr bool kAlone = kAlone_;
-  static constexpr int kTokenTiles = kTokenTiles_;
+  static constexpr bool kAlone = kTokenTiles_ == 0;
+  static constexpr int kTokenTiles = kAlone ? 1 : kTokenTiles_;
   static constexpr int kRows = kAlone ? 1 : 8 * kTokenTiles;
   static constexpr int kTileOutputs = kTileOutputs_;
   static constexpr int kHalf = kTileOutputs / 2;
   static constexpr int kLaneRows = kTileOutputs / 8;  // rows of w of which a lane holds inputs
-  static constexpr int kDepth = 16 / kLaneRows;       // units of weights that are on their way
   // Inputs of a row that a lane loads at once, and all lanes.
   static constexpr int kLaneInputs = 16 / sizeof(W);
   static constexpr int kUnit = 4 * kLaneInputs;
   static constexpr int kVectors = kLaneInputs / 8;  // of 16 bytes, of a lane's inputs in x
+  // Vectors of a lane in a unit, of w and then x, and units that are on their way.
+  static constexpr int kUnitVectors = kLaneRows + (kAlone ? 0 : kTokenTiles * kVectors);
+  static constexpr int kDepth = kRingBytes / (kWarps * kUnitVectors * 32 * 16);
+  static_assert(kDepth >= 2);
   static constexpr int kThreadSums = (kRows * kTileOutputs + kThreads - 1) / kThreads;
-  static constexpr int kCtas = kTileOutputs == 16 ? 3 : 2;  // of a multiprocessor, at most
+  static constexpr int kCtas = kRingBytes <= 64 << 10 ? 3 : kRingBytes <= 80 << 10 ? 2 : 1;
 
+  using Ring = uint4[kDepth][kUnitVectors][32];
   struct Shared {
-    uint4 weights[kWarps][kDepth][kLaneRows][32];
+    Ring rings[kWarps];
     // The padding keeps the lanes of a store in different banks.
     float sums[kWarps][kRows][kTileOutputs + 4];
   };  // and then, of a row that is alone, its inputs in whole units
@@ -71,29 +75,43 @@ __device__ int OutputOf(const Product& p, int tile, int i) {
   return tile * p.tile_stride + i / S::kHalf * p.half_stride + i % S::kHalf;
 }
 
-// What a warp reads of the weights: of the CTA's tiles, one after the other, every kWarps-th unit.
+// As CopyAsync; CTAs beside this one find what they share with it.
+__device__ inline void CopyThroughL1(uint32_t to, const void* from, bool exist) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+               "r"(exist ? 16 : 0)
+               : "memory");
+}
+
+// What a warp reads of the weights, of the CTA's tiles, one after the other, every kWarps-th unit;
+// and with it, where no row is alone, the same inputs of x.
 template <class S>
 class Stream {
  public:
-  __device__ Stream(const Product& p, uint4 (&room)[S::kDepth][S::kLaneRows][32])
-      : p_(p), room_(room), unit_(threadIdx.x / 32), tile_(blockIdx.y) {}
+  __device__ Stream(const Product& p, typename S::Ring& ring)
+      : p_(p), ring_(ring), unit_(threadIdx.x / 32), tile_(blockIdx.y), x_unit_(unit_) {
+    if constexpr (!S::kAlone) {
+#pragma unroll
+      for (int i = 0; i < S::kTokenTiles; ++i) {
+        const int row = static_cast<int>(blockIdx.x) * S::kRows + 8 * i + Group();
+        x_rows_[i] = row < p.rows ? p.x + row * p.x_stride + Place() : nullptr;
+      }
+    }
+  }
 
-  // Starts to copy the next unit, zeros past the ends.
-  __device__ void Start() {
+  // Starts to copy the next unit of weights, zeros past the ends.
+  __device__ void StartWeights() {
     if (tile_ < p_.tiles) {
-      const int lane = threadIdx.x % 32;
-      const int input = unit_ * S::kUnit + lane % 4 * S::kLaneInputs;
+      const int input = unit_ * S::kUnit + Place();
 #pragma unroll
       for (int i = 0; i < S::kLaneRows; ++i) {
-        const int row = OutputOf<S>(p_, tile_, 8 * i + lane / 4);
+        const int row = OutputOf<S>(p_, tile_, 8 * i + Group());
         const bool exists = input < p_.inputs && row < p_.outputs;
         const auto* weights = static_cast<const typename S::Weight*>(p_.weights);
         const auto* from = exists ? weights + int64_t{row} * p_.inputs + input : weights;
-        CopyAsync<16>(SharedAddress(&room_[end_][i][lane]), from, exists);
+        CopyAsync<16>(SharedAddress(&ring_[end_][i][threadIdx.x % 32]), from, exists);
       }
     }
-    EndCopies();
-    end_ = end_ + 1 == S::kDepth ? 0 : end_ + 1;
+    end_ = Next(end_);
     unit_ += kWarps;
     if (unit_ >= p_.units) {
       unit_ = threadIdx.x / 32;
@@ -101,55 +119,52 @@ class Stream {
     }
   }
 
+  // Starts to copy the next unit of x.
+  __device__ void StartInputs() {
+    if constexpr (!S::kAlone) {
+      const bool in_row = x_unit_ * S::kUnit + Place() < p_.inputs;
+#pragma unroll
+      for (int i = 0; i < S::kTokenTiles; ++i) {
+        const bool exists = in_row && x_rows_[i] != nullptr;
+        const BF16* from = exists ? x_rows_[i] + x_unit_ * S::kUnit : p_.x;
+#pragma unroll
+        for (int j = 0; j < S::kVectors; ++j) {
+          uint4* to = &ring_[x_end_][S::kLaneRows + i * S::kVectors + j][threadIdx.x % 32];
+          CopyThroughL1(SharedAddress(to), from + 8 * j, exists);
+        }
+      }
+      x_end_ = Next(x_end_);
+      x_unit_ = x_unit_ + kWarps < p_.units ? x_unit_ + kWarps : threadIdx.x / 32;
+    }
+  }
+
   // Waits for the first of kDepth units that were started, in whose place the next one goes.
-  __device__ void Read(uint4 (&w)[S::kLaneRows]) const {
+  __device__ void Read(uint4 (&vectors)[S::kUnitVectors]) const {
     AwaitCopies<S::kDepth - 1>();
 #pragma unroll
-    for (int i = 0; i < S::kLaneRows; ++i) w[i] = room_[end_][i][threadIdx.x % 32];
+    for (int i = 0; i < S::kUnitVectors; ++i) vectors[i] = ring_[end_][i][threadIdx.x % 32];
   }
 
  private:
+  // A lane holds inputs from Place() of a unit on, of rows Group() + 8 i.
+  __device__ static int Place() {
+    return threadIdx.x % 4 * S::kLaneInputs;
+  }
+  __device__ static int Group() {
+    return threadIdx.x % 32 / 4;
+  }
+  __device__ static int Next(int place) {
+    return place + 1 == S::kDepth ? 0 : place + 1;
+  }
+
   const Product& p_;
-  uint4 (&room_)[S::kDepth][S::kLaneRows][32];
+  typename S::Ring& ring_;
   int unit_;
   int tile_;
   int end_ = 0;
-};
-
-// A lane's inputs of rows lane / 4 + 8 i, of one unit.
-template <class S>
-class Inputs {
- public:
-  // `row`: the one that is alone.
-  __device__ Inputs(const Product& p, const uint4* row) : p_(p) {
-    const int first = threadIdx.x % 4 * S::kLaneInputs;
-#pragma unroll
-    for (int i = 0; i < S::kTokenTiles; ++i) {
-      // Rows past the last one repeat it; what becomes of them is not stored.
-      const int r = min(
-          static_cast<int>(blockIdx.x) * S::kRows + 8 * i + static_cast<int>(threadIdx.x) % 32 / 4,
-          p.rows - 1);
-      rows_[i] =
-          S::kAlone ? reinterpret_cast<const BF16*>(row) + first : p.x + r * p.x_stride + first;
-    }
-  }
-
-  __device__ void Load(int unit) {
-    const int end = S::kAlone ? p_.units * S::kUnit : p_.inputs;
-    const bool exists = unit * S::kUnit + static_cast<int>(threadIdx.x) % 4 * S::kLaneInputs < end;
-#pragma unroll
-    for (int i = 0; i < S::kTokenTiles; ++i) {
-      const auto* from = reinterpret_cast<const uint4*>(rows_[i] + unit * S::kUnit);
-#pragma unroll
-      for (int j = 0; j < S::kVectors; ++j) x[i][j] = exists ? from[j] : uint4{};
-    }
-  }
-
-  uint4 x[S::kTokenTiles][S::kVectors];
-
- private:
-  const Product& p_;
-  const BF16* rows_[S::kTokenTiles];
+  int x_unit_;
+  int x_end_ = 0;
+  const BF16* x_rows_[S::kTokenTiles];
 };
 
 __device__ inline uint32_t Word(const uint4& v, int i) {
@@ -166,10 +181,10 @@ __device__ uint32_t Pair(const uint4& v, int i) {
   }
 }
 
-// The unit of a lane's inputs, of which `w` holds those of rows lane / 4 + 8 i of the tile.
+// The unit of a lane's inputs, of which `w` holds those of rows lane / 4 + 8 i of the tile and `x`
+// those of rows lane / 4 + 8 i of the tokens, kVectors of each.
 template <class S>
-__device__ void AddUnit(const uint4 (&w)[S::kLaneRows],
-                        const uint4 (&x)[S::kTokenTiles][S::kVectors],
+__device__ void AddUnit(const uint4* w, const uint4* x,
                         float (&sums)[S::kLaneRows / 2][S::kTokenTiles][4]) {
   using W = typename S::Weight;
 #pragma unroll
@@ -180,7 +195,8 @@ __device__ void AddUnit(const uint4 (&w)[S::kLaneRows],
                              Pair<W>(w[2 * m], i + 1), Pair<W>(w[2 * m + 1], i + 1)};
 #pragma unroll
       for (int n = 0; n < S::kTokenTiles; ++n) {
-        MultiplyAdd(sums[m][n], a, Word(x[n][i / 4], i % 4), Word(x[n][i / 4], i % 4 + 1));
+        const uint4& some = x[n * S::kVectors + i / 4];
+        MultiplyAdd(sums[m][n], a, Word(some, i % 4), Word(some, i % 4 + 1));
       }
     }
   }

@@ -130,25 +130,25 @@ void Linear::Multiply(const MatMulArgs& args, Context& context) {
   if (!RowsAreAligned(args)) return MultiplyPlainly(args, context);
   const int32_t num_prompt = args.rows - args.decode_rows;
   if (args.decode_rows > 0) {
-    MultiplyDecoded({.args = RowsOf(args, 0, args.decode_rows)}, {}, context);
+    const MatMulArgs decoded = RowsOf(args, 0, args.decode_rows);
+    MultiplyDecoded({.product = &decoded}, {}, context);
   }
   if (num_prompt > 0) MultiplyPrompt(RowsOf(args, args.decode_rows, num_prompt), context);
 }
 
-void Linear::Multiply(const RmsNormArgs* norm, const MatMulArgs& args,
-                      const GatedActivationArgs* gate, const Step& step, Context& context) {
-  const bool decoded = args.decode_rows == args.rows && args.rows > 0 && RowsAreAligned(args);
-  const bool takes_norm = decoded && norm != nullptr && TakesNorm(args, *norm);
-  const bool takes_gate = decoded && gate != nullptr && TakesGate(*gate);
-  if (norm != nullptr && !takes_norm) RmsNorm(*norm, step, context);
-  if (takes_norm || takes_gate) {
-    MultiplyDecoded(
-        {.args = args, .norm = takes_norm ? norm : nullptr, .gate = takes_gate ? gate : nullptr},
-        step, context);
+void Linear::Multiply(const ProductCalls& calls, const Step& step, Context& context) {
+  const MatMulArgs& args = *calls.product;
+  const bool decoded = args.rows > 0 && args.decode_rows == args.rows && RowsAreAligned(args);
+  ProductCalls at_once = {.product = &args};
+  if (decoded && calls.norm != nullptr && TakesNorm(args, *calls.norm)) at_once.norm = calls.norm;
+  if (decoded && calls.gate != nullptr && TakesGate(*calls.gate)) at_once.gate = calls.gate;
+  if (calls.norm != at_once.norm) RmsNorm(*calls.norm, step, context);
+  if (decoded) {
+    MultiplyDecoded(at_once, step, context);
   } else {
     Multiply(args, context);
   }
-  if (gate != nullptr && !takes_gate) GatedActivation(*gate, context);
+  if (calls.gate != at_once.gate) GatedActivation(*calls.gate, context);
 }
 
 // The scratch memory: cuBLASLt's workspace, sums and widened weights, each where it is needed.
@@ -220,9 +220,8 @@ void MatMul(Linear& linear, const MatMulArgs& args, Context& context) {
   linear.Multiply(args, context);
 }
 
-void MatMul(Linear& linear, const RmsNormArgs* norm, const MatMulArgs& args,
-            const GatedActivationArgs* gate, const Step& step, Context& context) {
-  linear.Multiply(norm, args, gate, step, context);
+void MatMul(Linear& linear, const ProductCalls& calls, const Step& step, Context& context) {
+  linear.Multiply(calls, step, context);
 }
 
 }  // namespace everlong::cuda

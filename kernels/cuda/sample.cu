@@ -18,7 +18,7 @@ namespace everlong::cuda {
 namespace {
 
 constexpr int kChunkThreads = 256;
-constexpr int kThreadLogits = 16;
+constexpr int kThreadLogits = 4;
 constexpr int kChunk = kChunkThreads * kThreadLogits;
 
 // Of some tokens' logits as they were given, the largest and the sum of exp(logit - peak).

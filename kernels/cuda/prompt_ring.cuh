@@ -68,26 +68,40 @@ struct Ring {
   }
 };
 
-// Turns of blocks, of a loading warp's 32 dimension pairs: of the parts of positions, high and page
-// of the blocks on their way, and the products, for two blocks in turns.
+// Turns of two neighbouring pairs, or of one: what a lane has of a block's.
+template <int kDim>
+struct LaneTurns;
+template <>
+struct LaneTurns<128> {
+  using Type = float4;
+};
+template <>
+struct LaneTurns<64> {
+  using Type = float2;
+};
+
+// Turns of a loading warp's blocks: of the high and page parts of the positions of those on their
+// way, by lane, and the products, for two blocks in turns. Those of pairs 2 i and 2 i + 1 of an
+// eight, of all eights, lie together.
+template <int kDim>
 struct BlockTurns {
-  float2 parts[2][2][32];
-  float2 offsets[kPageBlocks][32];
-  float2 products[2][32];
+  typename LaneTurns<kDim>::Type parts[2][2][32];
+  float4 products[2][4][kDim / 16];
 };
 
 // What a CTA shares but for queries, keys and values.
 template <class S>
 struct Shared {
-  alignas(16) BlockTurns turns[4];  // of the loading warps
+  alignas(16) BlockTurns<S::kDim> turns[4];  // of the loading warps
+  float2 offsets[kPageBlocks][S::kDim / 2];  // turns of the blocks of a page
   Reading reading;
   Ring<S> ring;
   uint8_t tokens[S::kRows];  // of the CTA, by row
 };
 
-// The loading warpgroup. A warp loads the keys of 32 dimension pairs and the values of the same
-// dimensions; lane 8 i + j has the i-th eight of the pairs, of token j of a block. So it turns keys
-// in registers, and the turns of its token within a block stay there.
+// The loading warpgroup. Of some tokens of a block a lane has an eighth of the vectors' first
+// halves or a quarter and the same of their second halves, of the same token and dimensions for all
+// blocks: it turns keys in registers, and the turns of its token within a block stay there.
 template <class S>
 class Loader {
  public:
@@ -99,23 +113,25 @@ class Loader {
         stages_(stages),
         warp_(threadIdx.x / 32 % 4),
         lane_(threadIdx.x % 32),
-        token_(lane_ % kBlockTokens),
-        low_(hopper::ChunkOffset(token_, Chunk0())),
-        head_(reading_.head + token_ * kVectorBytes + Chunk0() * 8 * Kv::kBytes),
+        token_(warp_ % kBlockWarps * kWarpTokens + lane_ / kChunks),
+        low_(hopper::ChunkOffset(token_, OwnChunk())),
+        head_(reading_.head + token_ * kVectorBytes + OwnChunk() * 8 * Kv::kBytes),
         page_bytes_(static_cast<uint32_t>(reading_.page_bytes)),
         num_tiles_(reading_.num_tiles),
+        offsets_(shared.offsets),
         turns_(shared.turns[warp_]),
-        table_((lane_ < 16 ? rope.high : rope.page) + Pair0() + lane_ % 16 * 2) {
+        rope_(rope) {
     if (!reading_.rotate) return;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       token_turns_[i] = *reinterpret_cast<const float4*>(rope.offset + token_ * (S::kDim / 2) +
-                                                         Chunk0() * 8 + 2 * i);
+                                                         OwnChunk() * 8 + 2 * i);
     }
 #pragma unroll
-    for (int i = 0; i < kPageBlocks; ++i) {
-      turns_.offsets[i][lane_] = rope.offset[i * kBlockTokens * (S::kDim / 2) + Pair0() + lane_];
+    for (int i = warp_; i < kPageBlocks; i += 4) {
+      Own(offsets_[i]) = Own(rope.offset + i * kBlockTokens * (S::kDim / 2));
     }
+    hopper::MeetWarpgroup(1 + S::kFolding);
   }
 
   __device__ void Run() {
@@ -138,6 +154,8 @@ class Loader {
   static constexpr int kBlocks = S::kTileBlocks * kBlockWarps / 4;  // of a tile, of a warp
   static constexpr int kAhead = 2;  // blocks that are requested before they are needed
   static constexpr int kFoundTiles = 32 / kBlocks;
+  static constexpr int kChunks = S::kDim / 16;  // of half a vector
+  static constexpr int kWarpTokens = 32 / kChunks;
   static constexpr int kVectorBytes = S::kDim * Kv::kBytes;
   static constexpr int kBlockBytes =
       2 * kBlockTokens * kVectorBytes + (Kv::kScaled ? 2 * kBlockTokens * 4 : 0);
@@ -156,11 +174,17 @@ class Loader {
     int32_t position;
   };
 
-  __device__ int Chunk0() const {
-    return warp_ % kBlockWarps * 4 + lane_ / 8;
+  using Turns = typename LaneTurns<S::kDim>::Type;
+
+  __device__ int OwnChunk() const {
+    return lane_ % kChunks;
   }
-  __device__ int Pair0() const {
-    return warp_ % kBlockWarps * 32;
+  // What the lane combines of turns by pair.
+  __device__ const Turns& Own(const float2* turns) const {
+    return reinterpret_cast<const Turns*>(turns)[lane_];
+  }
+  __device__ Turns& Own(float2* turns) const {
+    return reinterpret_cast<Turns*>(turns)[lane_];
   }
   __device__ int BlockOf(int i) const {
     return warp_ / kBlockWarps + i * (4 / kBlockWarps);
@@ -201,9 +225,12 @@ class Loader {
 
   // Of high and page parts of positions.
   __device__ void RequestTurns(int slot, int32_t position) const {
-    const int row = position >> (lane_ < 16 ? 16 : 6) & 1023;
-    CopyAsync<16>(SharedAddress(&turns_.parts[slot][0][0]) + lane_ * 16,
-                  table_ + row * (S::kDim / 2));
+    const auto request = [&](int part, const float2* table, int row) {
+      CopyAsync<sizeof(Turns)>(SharedAddress(&turns_.parts[slot][part][lane_]),
+                               &Own(table + row * (S::kDim / 2)));
+    };
+    request(0, rope_.high, position >> 16);
+    request(1, rope_.page, position >> 6 & 1023);
   }
 
   __device__ void RequestVectors(int32_t tile, int i, const std::byte* key, bool exists, Raw& raw) {
@@ -221,8 +248,8 @@ class Loader {
       }
     }
     if constexpr (Kv::kScaled) {
-      const std::byte* scales =
-          key - Chunk0() * 8 - token_ * kVectorBytes + 2 * kBlockTokens * kVectorBytes + token_ * 4;
+      const std::byte* scales = key - OwnChunk() * 8 - token_ * kVectorBytes +
+                                2 * kBlockTokens * kVectorBytes + token_ * 4;
       raw.key_scale = exists ? __ldg(reinterpret_cast<const float*>(scales)) : 0.0f;
       raw.value_scale =
           exists ? __ldg(reinterpret_cast<const float*>(scales) + kBlockTokens) : 0.0f;
@@ -245,12 +272,15 @@ class Loader {
     Words<4> low = Kv::Widen(raw.keys[0]);
     Words<4> high = Kv::Widen(raw.keys[1]);
     const bool turned = raw.position >= 0;
-    float2* product = turns_.products[i % 2];
+    auto& products = turns_.products[i % 2];
     if (turned) {
-      __syncwarp();  // others' parts
       const auto& parts = turns_.parts[i % kAhead];
-      const float2 offset = turns_.offsets[raw.position / kBlockTokens % kPageBlocks][lane_];
-      product[lane_] = Combine(parts[0][lane_], Combine(parts[1][lane_], offset));
+      const Turns offset = Own(offsets_[raw.position / kBlockTokens % kPageBlocks]);
+      const Turns product = Combine(parts[0][lane_], Combine(parts[1][lane_], offset));
+      constexpr int kTurns = sizeof(Turns) / sizeof(float2);
+      const int pair = lane_ * kTurns;
+      auto* to = reinterpret_cast<float2*>(&products[pair / 2 % 4][pair / 8]) + pair % 2;
+      *reinterpret_cast<Turns*>(to) = product;
       __syncwarp();
     }
     if (turned || Kv::kScaled) {
@@ -259,8 +289,7 @@ class Loader {
       for (int j = 0; j < 4; ++j) {
         float4 turns = {scale, 0.0f, scale, 0.0f};
         if (turned) {
-          turns = Combine(*reinterpret_cast<const float4*>(product + lane_ / 8 * 8 + 2 * j),
-                          token_turns_[j]);
+          turns = Combine(products[j][OwnChunk()], token_turns_[j]);
           if constexpr (Kv::kScaled) {
             turns = {turns.x * scale, turns.y * scale, turns.z * scale, turns.w * scale};
           }
@@ -297,8 +326,9 @@ class Loader {
   const std::byte* head_;
   uint32_t page_bytes_;
   int32_t num_tiles_;
-  BlockTurns& turns_;
-  const float2* table_;  // of which the lane copies
+  float2 (&offsets_)[kPageBlocks][S::kDim / 2];
+  BlockTurns<S::kDim>& turns_;
+  const RopeTable& rope_;
   float4 token_turns_[4] = {};
   Raw raw_[kAhead];
   Found found_;  // one of the warp's blocks of the tiles that are being requested

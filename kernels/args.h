@@ -100,7 +100,7 @@ struct Matrix {
 // at position p is turned by p * inv_freq[i]. Rotated vectors are multiplied by `scale` (1, or
 // YaRN's).
 struct Rope {
-  const float* inv_freq = nullptr;  // host, [head_dim / 2]; valid as long as the backend is used
+  const float* inv_freq = nullptr;  // host, [head_dim / 2]; valid during the step
   float scale = 1.0f;
 
   bool operator==(const Rope&) const = default;

@@ -91,8 +91,8 @@ class CudaKernels : public Kernels {
   void MatMul(const MatMulArgs& args) override { Add(args); }
   void StoreKv(const StoreKvArgs& args) override { Add(args); }
   void IndexKeys(const IndexKeysArgs& args) override { Add(args); }
-  void Select(const SelectArgs& args) override { Add(args); }
-  void Attention(const AttentionArgs& args) override { Add(args); }
+  void Select(const SelectArgs& args) override { AddRotating(args); }
+  void Attention(const AttentionArgs& args) override { AddRotating(args); }
   void GatedActivation(const GatedActivationArgs& args) override { Add(args); }
 
   // One set of results at a time.
@@ -128,6 +128,13 @@ class CudaKernels : public Kernels {
       StageSample(*sampler_, sample->args, context_);
     }
     Launch(call);
+  }
+
+  // Calls are compared by address, and the caller's may come to hold other frequencies.
+  template <class Args>
+  void AddRotating(Args args) {
+    if (args.rotate) args.rope = context_.ropes.Keep(args.rope, args.cache.head_dim);
+    Add(args);
   }
 
   void LaunchDeferred() {

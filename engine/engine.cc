@@ -83,6 +83,7 @@ class EngineLoop final : public Engine {
   void ClearReuse(const Sequence& sequence);
   void CountReuse(const Sequence& sequence, AttentionUse& total);
   void EndRequest(RequestId id, const absl::Status& status);
+  void Fail(const absl::Status& status);
   void Publish();
 
   EngineParts parts_;
@@ -123,15 +124,20 @@ bool EngineLoop::Step() {
   try {
     ran = Advance();
   } catch (const DeviceError& error) {
-    healthy_ = false;
-    inbox_.Refuse("the device has failed");
-    requests_.ReleaseCopied();
-    for (const RequestId id : requests_.All()) {
-      EndRequest(id, absl::InternalError(fmt::format("the device has failed: {}", error.what())));
-    }
+    Fail(absl::InternalError(fmt::format("the device has failed: {}", error.what())));
+  } catch (const std::bad_alloc&) {
+    Fail(absl::InternalError("memory ran out between steps"));
   }
   Publish();
   return ran;
+}
+
+// The device serves no request from here on.
+void EngineLoop::Fail(const absl::Status& status) {
+  healthy_ = false;
+  inbox_.Refuse("the device has failed");
+  requests_.ReleaseCopied();
+  for (const RequestId id : requests_.All()) EndRequest(id, status);
 }
 
 bool EngineLoop::Advance() {

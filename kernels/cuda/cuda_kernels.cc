@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <memory>
 #include <new>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -97,9 +98,9 @@ class CudaKernels : public Kernels {
 
   // One set of results at a time.
   void Sample(const SampleArgs& args) override {
-    if (!samples_.empty()) Sync();
+    if (sample_) Sync();
     Add(SampleCall{args});
-    samples_.push_back(args);
+    sample_ = args;
   }
 
   void CopyPages(const CopyPagesArgs& args) override {
@@ -113,8 +114,8 @@ class CudaKernels : public Kernels {
     if (!busy_) return;
     EVERLONG_CUDA(cudaStreamSynchronize(context_.stream));
     busy_ = false;
-    for (const SampleArgs& args : samples_) FinishSample(*sampler_, args);
-    samples_.clear();
+    if (sample_) FinishSample(*sampler_, *sample_);
+    sample_.reset();
   }
 
  private:
@@ -141,13 +142,16 @@ class CudaKernels : public Kernels {
     busy_ = true;
     launching_.clear();
     launching_.swap(calls_);
-    if (!samples_.empty()) StageSample(*sampler_, samples_.front(), context_);
+    // Where something throws, there is nothing to finish.
+    const std::optional<SampleArgs> sample = std::exchange(sample_, std::nullopt);
+    if (sample) StageSample(*sampler_, *sample, context_);
     key_ = buffer_.shape();
     key_.push_back(buffer_.generation());
     key_.push_back(SamplerGeneration(*sampler_));
     graphs_.Run(key_, launching_, context_.stream, [this] {
       for (const Call& call : launching_) Launch(call);
     });
+    sample_ = sample;
   }
 
   void Launch(const Call& call) {
@@ -181,7 +185,7 @@ class CudaKernels : public Kernels {
   StepGraphs graphs_;
   std::vector<Call> calls_;  // not launched yet
   std::vector<Call> launching_;
-  std::vector<SampleArgs> samples_;  // not finished yet: at most one
+  std::optional<SampleArgs> sample_;  // not finished yet
   std::vector<int64_t> key_;
   bool deferring_ = false;
   bool busy_ = false;  // something was launched since the last Sync
@@ -211,6 +215,9 @@ extern "C" __attribute__((visibility("default"))) everlong::Kernels* EverlongMak
     *why = everlong::cuda::WhyNot();
     if (!why->empty()) return nullptr;
     return new everlong::cuda::CudaKernels(weight_type);
+  } catch (const std::bad_alloc&) {
+    *why = "the GPU's memory does not suffice to begin with";
+    return nullptr;
   } catch (const std::exception& error) {
     *why = error.what();
     return nullptr;

@@ -283,9 +283,7 @@ void Launch(const AttentionArgs& args, const Step& step, Context& context) {
       .counters = context.scratch.Get<uint32_t>(Scratch::kAttentionCounters, all_results)};
   const RopeTable rope =
       args.rotate ? context.ropes.Get(args.rope, args.cache.head_dim) : RopeTable();
-  static const cudaError_t allowed = cudaFuncSetAttribute(
-      AttendDecoded<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes);
-  Check(allowed, "cudaFuncSetAttribute");
+  [[maybe_unused]] static const bool allowed = AllowSharedMemory(AttendDecoded<S>, S::kSharedBytes);
   for (int first = 0; first < plan.num_decode_blocks; first += kMaxBlocks) {
     const int blocks = std::min(plan.num_decode_blocks - first, kMaxBlocks);
     LaunchDependent(context, AttendDecoded<S>, dim3(splits, results, blocks), S::kThreads,

@@ -279,7 +279,7 @@ void Launch(const MatMulArgs& args, Context& context) {
   }
   constexpr int kShared = kWarps * sizeof(WarpMemory<kRows>);
   const auto kernel = MultiplyRows<W, kTokenTiles>;
-  EVERLONG_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
+  [[maybe_unused]] static const bool allowed = AllowSharedMemory(kernel, kShared);
   LaunchDependent(context, kernel, dim3(groups, tiles, static_cast<uint32_t>(splits)), kThreads,
                   kShared, product);
 }

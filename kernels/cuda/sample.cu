@@ -213,6 +213,7 @@ class Sampler {
 
 void Sampler::Reserve(int64_t rows, int64_t adjusts, int64_t tops) {
   if (device_ != nullptr && rows <= rows_ && adjusts <= adjusts_ && tops <= tops_) return;
+  device_ = nullptr;  // where what follows throws, nothing fits
   const auto grow = [](int64_t& capacity, int64_t count) {
     if (count > capacity) capacity = count * 3 / 2;
   };
@@ -222,8 +223,8 @@ void Sampler::Reserve(int64_t rows, int64_t adjusts, int64_t tops) {
   const auto params_bytes = rows_ * static_cast<int64_t>(sizeof(SampleParams));
   const auto adjust_bytes = adjusts_ * static_cast<int64_t>(sizeof(TokenAdjust));
   staged_ = AllocatePinned(params_bytes + adjust_bytes);
-  device_ = AllocateDevice(params_bytes + adjust_bytes + 4 * adjusts_);
   results_ = AllocatePinned(8 * (rows_ + tops_));
+  device_ = AllocateDevice(params_bytes + adjust_bytes + 4 * adjusts_);
   std::byte* const device = device_.get();
   auto* const tokens = reinterpret_cast<int32_t*>(results_.get());
   auto* const logprobs = reinterpret_cast<float*>(tokens + rows_ + tops_);

@@ -69,6 +69,7 @@ void StepBuffer::Reserve(const int64_t (&bytes)[kRegions]) {
   bool fits = device_ != nullptr;
   for (int i = 0; i < kRegions; ++i) fits = fits && bytes[i] <= regions_[i].capacity;
   if (fits) return;
+  device_ = nullptr;  // where what follows throws, nothing fits
   bytes_ = 0;
   for (int i = 0; i < kRegions; ++i) {
     Region& region = regions_[i];

@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <new>
 #include <string>
+#include <utility>
 
 #include "tests/engine/engine_fixture.h"
 
@@ -67,21 +69,26 @@ TEST(FaultTest, DeviceFaultEndsEveryRequestAndTurnsUnhealthy) {
 }
 
 // A backend that fails between steps, where selections' counts are cleared.
-TEST(FaultTest, DeviceFaultsOutsideTheModelCountToo) {
-  class NoUploads final : public HookedKernels {
-   public:
-    explicit NoUploads(const std::atomic<bool>* fail) : HookedKernels([] {}), fail_(fail) {}
-    void Upload(void* to, const void* from, int64_t bytes) override {
-      if (*fail_) throw DeviceError("an injected fault");
-      HookedKernels::Upload(to, from, bytes);
-    }
+class FailingUploads final : public HookedKernels {
+ public:
+  explicit FailingUploads(std::function<void()> upload)
+      : HookedKernels([] {}), upload_(std::move(upload)) {}
+  void Upload(void* to, const void* from, int64_t bytes) override {
+    upload_();
+    HookedKernels::Upload(to, from, bytes);
+  }
 
-   private:
-    const std::atomic<bool>* fail_;
-  };
-  std::atomic<bool> fail{false};
-  auto engine = MakeTinyEngine(SmallOptions(), std::make_unique<NoUploads>(&fail));
-  fail = true;
+ private:
+  std::function<void()> upload_;
+};
+
+// Lets the first upload of a request, which is between steps, call `fail`.
+void ExpectThatFailingBetweenStepsEndsAll(const std::function<void()>& fail) {
+  std::atomic<bool> failing{false};
+  auto engine = MakeTinyEngine(SmallOptions(), std::make_unique<FailingUploads>([&] {
+                                 if (failing) fail();
+                               }));
+  failing = true;
   Request request = GreedyRequest(RandomPrompt(1, 300), 4);
   request.attention = SparseAttention("default");
   auto sink = SubmitTo(*engine, request);
@@ -90,6 +97,14 @@ TEST(FaultTest, DeviceFaultsOutsideTheModelCountToo) {
   EXPECT_EQ(sink->end().status.code(), absl::StatusCode::kInternal);
   EXPECT_FALSE(engine->Healthy());
   EXPECT_EQ(engine->Stats().kv_pages_used, 0);
+}
+
+TEST(FaultTest, DeviceFaultsOutsideTheModelCountToo) {
+  ExpectThatFailingBetweenStepsEndsAll([] { throw DeviceError("an injected fault"); });
+}
+
+TEST(FaultTest, MemoryThatRunsOutBetweenStepsEndsEveryRequest) {
+  ExpectThatFailingBetweenStepsEndsAll([] { throw std::bad_alloc(); });
 }
 
 }  // namespace

@@ -226,9 +226,9 @@ class Select::Probing {
       const auto num_chunks = static_cast<int64_t>(w_.chunks.size());
       distance = std::min(w_.positions[row], num_chunks + choice_.params->distance);
     }
-    if (turn_at_ != distance) turn_.Set(args_.rope, dim_, distance);
+    if (turn_at_ != distance) w_.turn.Set(args_.rope, dim_, distance);
     turn_at_ = distance;
-    return &turn_;
+    return &w_.turn;
   }
 
   RowColumns Columns(const std::vector<float>& columns, int64_t head) const {
@@ -328,7 +328,6 @@ class Select::Probing {
   int64_t dim_;
   int64_t width_ = 0;
   ProbePositions probes_ = ProbePositions::kNone;
-  Turn turn_;
   int64_t turn_at_ = std::numeric_limits<int64_t>::min();
 };
 

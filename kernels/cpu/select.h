@@ -58,6 +58,7 @@ class Select {
     std::vector<float> sums;
     std::vector<int64_t> lows;
     std::vector<int32_t> chunks, kept;
+    Turn turn;  // of probed rows
     Ranking ranking;
   };
   // The query rows of a scan and one of its heads.

@@ -173,7 +173,7 @@ TEST_P(QuantizedMatMulTest, AgreesWithReference) {
 }
 
 class LinearTest : public ::testing::TestWithParam<Backend> {};
-INSTANTIATE_TEST_SUITE_P(Backends, LinearTest, ::testing::ValuesIn(Backends()),
+INSTANTIATE_TEST_SUITE_P(Backends, LinearTest, ::testing::ValuesIn(WeightBackends()),
                          [](const auto& info) { return info.param.name; });
 
 // Integers of these sizes are exact in every type, so the result has one right value.
@@ -215,45 +215,60 @@ TEST_P(LinearTest, MultipliesSmallIntegersExactly) {
   }
 }
 
-TEST_P(LinearTest, RowIsTheSameWhateverTheRowsBesideIt) {
-  for (const DType type : WeightTypes()) {
-    for (const int64_t cols : {int64_t{512}, int64_t{77}}) {
-      if (cols % BlockOf(type).elements != 0) continue;
-      SCOPED_TRACE(TypeName(type) + " " + std::to_string(cols));
-      Device device(GetParam());
-      std::mt19937 random(2);
-      constexpr int64_t kRows = 70;
-      const Weights weights(random, type, {101}, cols);
-      const Matrix w = weights.LoadInto(device);
-      const Values x = RandomValues(random, kRows * cols, device.activation_type());
-      const auto run = [&](int64_t first, int64_t rows, int64_t decode_rows) {
-        float* out = device.PlaceFloats(Values(rows * w.rows));
-        device->MatMul({.w = w,
-                        .x = device.PlaceActivations(
-                            Values(x.begin() + first * cols, x.begin() + (first + rows) * cols)),
-                        .out = out,
-                        .x_stride = cols,
-                        .out_stride = w.rows,
-                        .rows = static_cast<int32_t>(rows),
-                        .decode_rows = static_cast<int32_t>(decode_rows),
-                        .mode = MatMulOut::kF32});
-        return device.ReadFloats(out, rows * w.rows);
-      };
-      const auto slice = [&](const Values& all, int64_t first, int64_t rows) {
-        return Values(all.begin() + first * w.rows, all.begin() + (first + rows) * w.rows);
-      };
-      const Values prompts = run(0, kRows, 0);
-      const Values decoded = run(0, kRows, kRows);
-      for (const int64_t rows : {1, 2, 3, 4, 5, 7, 8, 9, 16, 31, 32, 33, 64}) {
-        for (const int64_t first : {int64_t{0}, kRows - rows}) {
-          ExpectSameBits(run(first, rows, 0), slice(prompts, first, rows));
-          ExpectSameBits(run(first, rows, rows), slice(decoded, first, rows));
-        }
-        const Values both = run(0, kRows, rows);
-        ExpectSameBits(slice(both, 0, rows), slice(decoded, 0, rows));
-        ExpectSameBits(slice(both, rows, kRows - rows), slice(prompts, rows, kRows - rows));
-      }
+using RowParam = std::tuple<Backend, DType, int64_t>;  // of weights with so many columns
+
+std::string RowName(const ::testing::TestParamInfo<RowParam>& info) {
+  const auto& [backend, type, cols] = info.param;
+  return backend.name + TypeName(type) + "_" + std::to_string(cols);
+}
+
+class RowTest : public ::testing::TestWithParam<RowParam> {};
+INSTANTIATE_TEST_SUITE_P(Backends, RowTest,
+                         ::testing::Combine(::testing::ValuesIn(WeightBackends()),
+                                            ::testing::ValuesIn(WeightTypes()),
+                                            ::testing::Values(512)),
+                         RowName);
+INSTANTIATE_TEST_SUITE_P(Unaligned, RowTest,
+                         ::testing::Combine(::testing::ValuesIn(WeightBackends()),
+                                            ::testing::ValuesIn(PlainTypes()),
+                                            ::testing::Values(77)),
+                         RowName);
+
+TEST_P(RowTest, IsTheSameWhateverTheRowsBesideIt) {
+  const auto& [backend, type, cols] = GetParam();
+  Device device(backend);
+  std::mt19937 random(2);
+  constexpr int64_t kRows = 70;
+  const Weights weights(random, type, {101}, cols);
+  const Matrix w = weights.LoadInto(device);
+  const Values x = RandomValues(random, kRows * cols, device.activation_type());
+  const auto run = [&, cols = cols](int64_t first, int64_t rows, int64_t decode_rows) {
+    float* out = device.PlaceFloats(Values(rows * w.rows));
+    device->MatMul({.w = w,
+                    .x = device.PlaceActivations(
+                        Values(x.begin() + first * cols, x.begin() + (first + rows) * cols)),
+                    .out = out,
+                    .x_stride = cols,
+                    .out_stride = w.rows,
+                    .rows = static_cast<int32_t>(rows),
+                    .decode_rows = static_cast<int32_t>(decode_rows),
+                    .mode = MatMulOut::kF32});
+    return device.ReadFloats(out, rows * w.rows);
+  };
+  const auto slice = [&](const Values& all, int64_t first, int64_t rows) {
+    return Values(all.begin() + first * w.rows, all.begin() + (first + rows) * w.rows);
+  };
+  const Values prompts = run(0, kRows, 0);
+  const Values decoded = run(0, kRows, kRows);
+  for (const int64_t rows : {1, 2, 3, 4, 5, 7, 8, 9, 16, 31, 32, 33, 64}) {
+    for (const int64_t first : {int64_t{0}, kRows - rows}) {
+      ExpectSameBits(run(first, rows, 0), slice(prompts, first, rows));
+      ExpectSameBits(run(first, rows, rows), slice(decoded, first, rows));
     }
+    const Values both = run(0, kRows, rows);
+    ExpectSameBits(slice(both, 0, rows), slice(decoded, 0, rows));
+    ExpectSameBits(slice(both, rows, kRows - rows), slice(prompts, rows, kRows - rows));
+    device.FreePlaced();
   }
 }
 
@@ -301,7 +316,7 @@ TEST_P(LinearTest, EmbedCopiesRowsAsTheyAreKept) {
       float* out = device.PlaceFloats(Values(step.num_tokens() * cols));
       device->BeginStep(step.Layout());
       device->Embed({.table = table.LoadInto(device), .out = out});
-      const Values values = RoundTo(GetParam().weight_type, table.values);
+      const Values values = AsKept(GetParam().weight_type, table.values, cols);
       Values expected;
       for (const int32_t token : step.tokens) {
         const auto row = values.begin() + token * cols;

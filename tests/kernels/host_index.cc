@@ -1,5 +1,9 @@
 #include "tests/kernels/host_index.h"
 
+#include <algorithm>
+
+#include "tests/kernels/device.h"
+
 namespace everlong {
 
 HostIndex::HostIndex(int32_t bits, int32_t kv_heads, int32_t head_dim, int64_t num_pages,
@@ -7,6 +11,27 @@ HostIndex::HostIndex(int32_t bits, int32_t kv_heads, int32_t head_dim, int64_t n
   shape = {.kv_heads = kv_heads, .head_dim = head_dim, .bits = bits};
   shape.layer_stride_bytes = num_pages * shape.PageBytes();
   bytes.resize(num_layers * shape.layer_stride_bytes);
+}
+
+HostIndex HostIndex::Of(const HostCache& cache, const Step& step, int32_t bits, int32_t num_layers,
+                        int32_t layer) {
+  Device reference(MakeReferenceKernels());
+  Step all = step;
+  all.query_begin = {0};
+  for (int32_t s = 0; s < step.num_sequences(); ++s) {
+    all.context_begin[s] = 0;
+    all.query_begin.push_back(all.query_begin.back() + static_cast<int32_t>(step.length(s)));
+  }
+  all.tokens.resize(all.query_begin.back());
+  all.num_decode = 0;
+  HostIndex index(bits, cache.shape.kv_heads, cache.shape.head_dim, cache.num_pages(), num_layers);
+  IndexKeysArgs args = {.cache = cache.shape, .index = index.shape, .layer = layer};
+  args.cache.base = reference.Place(cache.bytes);
+  args.index.base = reference.Place(index.bytes);
+  reference->BeginStep(all.Layout());
+  reference->IndexKeys(args);
+  index.bytes = reference.Read(args.index.base, static_cast<int64_t>(index.bytes.size()));
+  return index;
 }
 
 int64_t HostIndex::PageByte(int64_t layer, int64_t page) const {
@@ -51,6 +76,15 @@ std::vector<double> HostIndex::Key(int64_t layer, int64_t page, int64_t head, in
     key[i] += Scale(layer, page, head, slot) * (codes[i] - ((1 << shape.bits) - 1) / 2.0);
   }
   return key;
+}
+
+void HostIndex::CopyPage(int64_t layer, int64_t from, int64_t to) {
+  std::copy_n(bytes.begin() + PageByte(layer, from), shape.PageBytes(),
+              bytes.begin() + PageByte(layer, to));
+}
+
+void HostIndex::ForgetPage(int64_t layer, int64_t page) {
+  std::fill_n(bytes.begin() + PageByte(layer, page), shape.PageBytes(), std::byte{0xFF});
 }
 
 void FillPageOnLevels(HostCache& cache, int64_t layer, int64_t page, int32_t bits,

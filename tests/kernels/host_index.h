@@ -15,12 +15,20 @@ struct HostIndex {
   HostIndex(int32_t bits, int32_t kv_heads, int32_t head_dim, int64_t num_pages,
             int32_t num_layers);
 
+  // That of all complete pages of `step` in a layer, as the reference makes it.
+  static HostIndex Of(const HostCache& cache, const Step& step, int32_t bits, int32_t num_layers,
+                      int32_t layer);
+
   int64_t PageByte(int64_t layer, int64_t page) const;
   std::vector<int32_t> Codes(int64_t layer, int64_t page, int64_t head, int64_t slot) const;
   float Scale(int64_t layer, int64_t page, int64_t head, int64_t slot) const;
   Values Mean(int64_t layer, int64_t page, int64_t head) const;
   // What the index holds for a key.
   std::vector<double> Key(int64_t layer, int64_t page, int64_t head, int64_t slot) const;
+
+  // Of one layer. Forgotten pages are NaN.
+  void CopyPage(int64_t layer, int64_t from, int64_t to);
+  void ForgetPage(int64_t layer, int64_t page);
 
   KeyIndex shape;  // base is null
   std::vector<std::byte> bytes;

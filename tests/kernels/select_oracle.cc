@@ -120,7 +120,6 @@ class BlockOracle {
   }
 
   double least_gap() const { return least_gap_; }
-  bool tied() const { return tied_; }
 
  private:
   // Numbers of the `count` best scores, ascending.
@@ -134,7 +133,6 @@ class BlockOracle {
 
   void Compare(double a, double b) const {
     if (a != b) least_gap_ = std::min(least_gap_, std::abs(a - b));
-    tied_ |= a == b;
   }
 
   double BlockScore(int64_t block, bool stored) const {
@@ -249,7 +247,6 @@ class BlockOracle {
   int32_t first_head_;
   int32_t end_head_;
   mutable double least_gap_ = -kNever;
-  mutable bool tied_ = false;
 };
 
 // The first tokens of the pieces of `tokens` into which chunks are cut, up to the window.
@@ -306,7 +303,6 @@ HostSelection SelectProblem::Run(Device& device) const {
 SelectProblem::Outcome SelectProblem::Expected() const {
   HostSelection after = selection;
   double least_gap = -kNever;
-  bool tied = false;
   for (const QueryBlock& block : step.blocks) {
     if (block.slot < 0) continue;
     const SelectParams& params = selects[block.select];
@@ -323,7 +319,6 @@ SelectProblem::Outcome SelectProblem::Expected() const {
       if (scan) {
         chosen = oracle.Scan();
         least_gap = std::min(least_gap, oracle.least_gap());
-        tied |= oracle.tied();
         continue;
       }
       std::vector<int64_t> chunks = {block.num_sinks};
@@ -340,10 +335,9 @@ SelectProblem::Outcome SelectProblem::Expected() const {
       }
       chosen = Blocks(Cut(chunks, length, 8, block.window_begin));
       least_gap = std::min(least_gap, oracle.least_gap());
-      tied |= oracle.tied();
     }
   }
-  return {after, least_gap, tied};
+  return {after, least_gap};
 }
 
 std::vector<SelectProblem::Range> SelectProblem::ScanScores(const QueryBlock& block,

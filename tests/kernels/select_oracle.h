@@ -28,7 +28,6 @@ struct SelectProblem {
   struct Outcome {
     HostSelection selection;
     double least_gap;  // between two scores that a choice compared, where they differ
-    bool tied;         // some were equal
   };
   Outcome Expected() const;
 

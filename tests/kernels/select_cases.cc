@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 namespace everlong {
 namespace {
 
 constexpr int32_t kWindow = 72;
-constexpr int64_t kHeadDim = 32;
 
 }  // namespace
 
@@ -53,7 +53,10 @@ std::vector<SelectCase> HipCases() {
           {"HipUnrotatedLastProbeOverHeads", unrotated},
           {"HipEveryKey", every_key},
           {"HipInOneStage", one_stage},
-          {"HipWithWideChunks", wide}};
+          {"HipWithWideChunks", wide},
+          {"HipOf64Dimensions", by_chunk, 4, 64},
+          {"HipOf128Dimensions", hip, 4, 128},
+          {"HipByChunkOf128Dimensions", by_chunk, 4, 128}};
 }
 
 Step SelectingStep(std::mt19937& random, const std::vector<SequenceShape>& sequences) {
@@ -82,32 +85,34 @@ Step SelectingStep(std::mt19937& random, const std::vector<SequenceShape>& seque
 
 namespace {
 
-const std::vector<float>& QuarterTurns() {
-  static const std::vector<float> turns = [] {
-    std::vector<float> inv_freq(kHeadDim / 2);
-    for (size_t i = 0; i < inv_freq.size(); ++i) {
-      inv_freq[i] = static_cast<float>(static_cast<double>(i % 4) * std::acos(0.0));
-    }
-    return inv_freq;
-  }();
-  return turns;
+// Of 16 pairs of dimensions, however many there are: quarters of a float are not exact.
+const float* QuarterTurns(int32_t head_dim) {
+  static std::map<int32_t, std::vector<float>> known;
+  std::vector<float>& inv_freq = known[head_dim];
+  inv_freq.resize(head_dim / 2);
+  const int32_t apart = head_dim / 32;
+  for (int32_t i = 0; i < head_dim / 2; i += apart) {
+    inv_freq[i] = static_cast<float>(static_cast<double>(i / apart % 4) * std::acos(0.0));
+  }
+  return inv_freq.data();
 }
 
 // Means of four neighbouring rows are of few bits: 127 stands in even dimensions of even rows and
 // in odd ones of odd rows.
-Values DrawQueries(Drawing drawing, bool scans, const Step& step, int32_t heads, DType type,
-                   std::mt19937& random) {
-  const int64_t row_width = heads * kHeadDim;
+Values DrawQueries(Drawing drawing, const SelectCase& c, const Step& step, int32_t heads,
+                   DType type, std::mt19937& random) {
+  const bool scans = c.params.selector == Selector::kScan;
+  const int64_t row_width = int64_t{heads} * c.head_dim;
   Values q = RandomValues(random, step.num_tokens() * row_width, type);
   if (drawing == Drawing::kQuarterTurns) {
     for (float& v : q) v = static_cast<float>(random() % 4 * 2 + 1);
     // What does not turn at all stays a row's largest element exactly.
-    for (size_t head = 0; head < q.size() && scans; head += kHeadDim) {
-      q[head + random() % 8 * 4] = 127.0f;
+    for (size_t head = 0; head < q.size() && scans; head += c.head_dim) {
+      q[head + random() % 8 * 4 * (c.head_dim / 32)] = 127.0f;
     }
   } else if (drawing == Drawing::kIntegers) {
     for (float& v : q) v = static_cast<float>(static_cast<int32_t>(random() % 5) - 2) * 4;
-    for (size_t head = 0; head < q.size(); head += kHeadDim) {
+    for (size_t head = 0; head < q.size(); head += c.head_dim) {
       q[head + random() % 16 * 2 + head / row_width % 2] = 127.0f;
     }
   }
@@ -121,7 +126,7 @@ SelectProblem MakeSelectProblem(const SelectCase& c, const KvFamily& kv, Drawing
                                 int32_t capacity) {
   std::mt19937 random(seed);
   const AttentionShape shape = {
-      .q_heads = 6, .kv_heads = 2, .head_dim = kHeadDim, .rotate = drawing != Drawing::kIntegers};
+      .q_heads = 6, .kv_heads = 2, .head_dim = c.head_dim, .rotate = drawing != Drawing::kIntegers};
   Step step = SelectingStep(random, sequences);
   HostCache cache(kv.kv_type, shape.kv_heads, shape.head_dim, step.num_pages(), kSelectLayers);
   if (drawing == Drawing::kNormal) {
@@ -132,8 +137,7 @@ SelectProblem MakeSelectProblem(const SelectCase& c, const KvFamily& kv, Drawing
     }
   }
   const DType type = kv.family.activation_type();
-  Values q =
-      DrawQueries(drawing, c.params.selector == Selector::kScan, step, shape.q_heads, type, random);
+  Values q = DrawQueries(drawing, c, step, shape.q_heads, type, random);
   HostSelection selection(kSelectLayers, static_cast<int32_t>(step.blocks.size()), shape.kv_heads,
                           capacity);
   for (std::vector<int32_t>& list : selection.lists) list.assign(3, 7);
@@ -145,8 +149,8 @@ SelectProblem MakeSelectProblem(const SelectCase& c, const KvFamily& kv, Drawing
           .selection = std::move(selection),
           .q = std::move(q),
           .activation_type = type,
-          .inv_freq = drawing == Drawing::kQuarterTurns ? QuarterTurns().data()
-                                                        : InverseFrequencies(kHeadDim, 1.0),
+          .inv_freq = drawing == Drawing::kQuarterTurns ? QuarterTurns(c.head_dim)
+                                                        : InverseFrequencies(c.head_dim, 1.0),
           .quarter_turns = drawing == Drawing::kQuarterTurns,
           .selects = {c.params},
           .layer = kSelectLayer};

@@ -18,6 +18,7 @@ struct SelectCase {
   std::string name;
   SelectParams params;
   int32_t bits = 4;
+  int32_t head_dim = 32;
 };
 
 inline void PrintTo(const SelectCase& c, std::ostream* out) {

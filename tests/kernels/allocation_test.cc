@@ -9,8 +9,8 @@ namespace {
 
 class AllocationTest : public ::testing::TestWithParam<Backend> {
  protected:
-  // One sequence in its first pages, one that completes a page, and two long ones.
-  DecodeInputs inputs_{DType::kBF16, {30, 127, 2000, 1500}};
+  // One sequence in its first pages, one that completes a page, and three long ones.
+  DecodeInputs inputs_{DType::kBF16, {30, 127, 2000, 1500, 1800}};
   Device device_{GetParam()};
   DecodeStep step_{device_, inputs_};
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "tests/kernels/attention_problem.h"
 #include "tests/kernels/weights.h"
@@ -22,7 +23,8 @@ const SelectParams kSelects[] = {
      .distance = kWindow,
      .num_stages = 2,
      .stages = {{.chunk_tokens = 64, .keep_chunks = 9, .pool_rows = true},
-                {.chunk_tokens = 8, .keep_chunks = kKeepBlocks}}}};
+                {.chunk_tokens = 8, .keep_chunks = kKeepBlocks}}},
+    {.keep_blocks = 4, .distance = 1024, .sieve = 3}};
 
 std::vector<SequenceShape> Decoded(const std::vector<int64_t>& contexts) {
   std::vector<SequenceShape> shapes;
@@ -80,7 +82,7 @@ void DecodeInputs::PlanBlocks() {
     block.positions = Positions::kClipped;
     block.clip_distance = 1024;
     block.slot = num_slots;
-    block.select = num_slots++ % 2;
+    block.select = num_slots++ % 3;
   }
 }
 
@@ -89,7 +91,7 @@ DecodeStep::DecodeStep(Device& device, const DecodeInputs& inputs)
       inputs_(inputs),
       rows_(inputs.step.num_tokens()),
       cache_(inputs.cache.shape),
-      index_(inputs.index.shape),
+      index_(inputs.index.Place(device)),
       selection_(inputs.selection.Place(device)),
       inv_freq_(InverseFrequencies(DecodeInputs::kHeadDim, 1.0)),
       embedding_(Weights(random_, DType::kQ8_0, {DecodeInputs::kVocab}, kWidth).LoadInto(device)),
@@ -109,7 +111,6 @@ DecodeStep::DecodeStep(Device& device, const DecodeInputs& inputs)
       top_tokens_(rows_ * kTop),
       top_logprobs_(rows_ * kTop) {
   cache_.base = device.Place(inputs.cache.bytes);
-  index_.base = device.Place(inputs.index.bytes);
 }
 
 void DecodeStep::Put(const DecodeInputs& inputs) {
@@ -119,13 +120,14 @@ void DecodeStep::Put(const DecodeInputs& inputs) {
   };
   upload(cache_.base, inputs.cache.bytes);
   upload(index_.base, inputs.index.bytes);
+  upload(index_.ranges, inputs.index.range_bytes);
 }
 
 void DecodeStep::Run(const SampleParams& params) {
   StepLayout layout = inputs_.step.Layout();
   AttentionPlan plan = layout.plans[0];
   plan.selects = kSelects;
-  plan.num_selects = 2;
+  plan.num_selects = 3;
   layout.plans = &plan;
   device_->BeginStep(layout);
   device_->Embed({.table = embedding_, .out = residual_});
@@ -193,8 +195,10 @@ void DecodeStep::Sample(const SampleParams& params) {
 DecodeStep::Outcome DecodeStep::Read() {
   HostSelection selection = inputs_.selection;
   selection.Read(device_, selection_);
+  HostIndex index = inputs_.index;
+  index.Read(device_, index_);
   return {.cache = device_.Read(cache_.base, static_cast<int64_t>(inputs_.cache.bytes.size())),
-          .index = device_.Read(index_.base, static_cast<int64_t>(inputs_.index.bytes.size())),
+          .index = std::move(index),
           .selected = selection.lists,
           .residual = device_.ReadFloats(residual_, rows_ * kWidth),
           .tokens = tokens_,

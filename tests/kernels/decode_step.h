@@ -12,8 +12,8 @@
 namespace everlong {
 
 // What a step finds: sequences of one token each, keys in every page of a pool that is larger than
-// they need, and their index. Contexts of 1024 tokens or more select, by scanning and probing in
-// turns.
+// they need, and their index. Contexts of 1024 tokens or more select, in turns by scanning,
+// probing and scanning what a sieve leaves.
 struct DecodeInputs {
   static constexpr int32_t kHeads = 4;
   static constexpr int32_t kKvHeads = 2;
@@ -52,7 +52,7 @@ class DecodeStep {
 
   struct Outcome {
     std::vector<std::byte> cache;
-    std::vector<std::byte> index;
+    HostIndex index;
     std::vector<std::vector<int32_t>> selected;
     Values residual;
     std::vector<int32_t> tokens;

@@ -12,6 +12,9 @@ constexpr int32_t kWindow = 72;
 }  // namespace
 
 std::vector<SelectCase> ScanCases() {
+  // Of several groups of pages.
+  const std::vector<SequenceShape> long_ones = {{8300, 1}, {17001, 1}, {9000, 3},
+                                                {10, 1},   {450, 2},   {515, 6}};
   return {{"Scan", {.keep_blocks = 10, .distance = 136}},
           {"ScanOf2Bits", {.keep_blocks = 10, .distance = 136}, 2},
           {"ScanOf1Bit", {.keep_blocks = 10, .distance = 136}, 1},
@@ -19,7 +22,26 @@ std::vector<SelectCase> ScanCases() {
           {"ScanReranked", {.keep_blocks = 5, .distance = 136, .rerank = 4}, 1},
           {"ScanRerankedDilatedOverHeads",
            {.all_heads = true, .keep_blocks = 8, .distance = 136, .dilation = 2, .rerank = 2},
-           2}};
+           2},
+          {"ScanDilatedFar", {.keep_blocks = 30, .distance = 136, .dilation = 9}},
+          {"ScanSieved", {.keep_blocks = 2, .distance = 136, .sieve = 4}},
+          {"ScanSievedOf128Dimensions", {.keep_blocks = 2, .distance = 136, .sieve = 4}, 4, 128},
+          {"LongScanSieved", {.keep_blocks = 6, .distance = 136, .sieve = 8}, 4, 32, long_ones},
+          {"LongScanSievedDilated",
+           {.keep_blocks = 24, .distance = 136, .dilation = 9, .sieve = 4},
+           1,
+           32,
+           long_ones},
+          {"LongScanSievedRerankedOverHeads",
+           {.all_heads = true,
+            .keep_blocks = 6,
+            .distance = 136,
+            .dilation = 1,
+            .rerank = 2,
+            .sieve = 8},
+           2,
+           32,
+           long_ones}};
 }
 
 std::vector<SelectCase> HipCases() {
@@ -119,18 +141,33 @@ Values DrawQueries(Drawing drawing, const SelectCase& c, const Step& step, int32
   return q;
 }
 
+// Makes pages' keys shorter or longer, so that a sieve sees which are best whatever it rounds.
+void VaryPages(const Step& step, HostCache& cache, std::mt19937& random) {
+  for (int32_t page = 0; page < step.num_pages(); ++page) {
+    for (int32_t head = 0; head < cache.shape.kv_heads; ++head) {
+      const float factor = std::exp2(static_cast<float>(random() % 1000) / 250.0f - 2.0f);
+      for (int64_t slot = 0; slot < kPageTokens; ++slot) {
+        const int64_t byte = cache.KeyByte(kSelectLayer, page, head, slot);
+        Values key = cache.At(byte);
+        for (float& v : key) v *= factor;
+        cache.Set(byte, key);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 SelectProblem MakeSelectProblem(const SelectCase& c, const KvFamily& kv, Drawing drawing,
-                                uint32_t seed, const std::vector<SequenceShape>& sequences,
-                                int32_t capacity) {
+                                uint32_t seed, int32_t capacity) {
   std::mt19937 random(seed);
   const AttentionShape shape = {
       .q_heads = 6, .kv_heads = 2, .head_dim = c.head_dim, .rotate = drawing != Drawing::kIntegers};
-  Step step = SelectingStep(random, sequences);
+  Step step = SelectingStep(random, c.sequences);
   HostCache cache(kv.kv_type, shape.kv_heads, shape.head_dim, step.num_pages(), kSelectLayers);
   if (drawing == Drawing::kNormal) {
     FillCache(cache, step, kSelectLayer, random);
+    if (c.params.sieve > 1) VaryPages(step, cache, random);
   } else {
     for (int32_t page = 0; page < step.num_pages(); ++page) {
       FillPageOnLevels(cache, kSelectLayer, page, c.bits, random);

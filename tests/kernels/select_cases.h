@@ -19,6 +19,8 @@ struct SelectCase {
   SelectParams params;
   int32_t bits = 4;
   int32_t head_dim = 32;
+  std::vector<SequenceShape> sequences = {{700, 1}, {1030, 1}, {450, 70},
+                                          {40, 3},  {300, 1},  {515, 6}};
 };
 
 inline void PrintTo(const SelectCase& c, std::ostream* out) {
@@ -39,11 +41,9 @@ enum class Drawing { kIntegers, kQuarterTurns, kNormal };
 // Query blocks of up to 64 rows with sinks, window and a slot each, but the last, which has none.
 Step SelectingStep(std::mt19937& random, const std::vector<SequenceShape>& sequences);
 
-// One layer's keys, their index and queries of SelectingStep. Lists have room for `capacity`.
+// One layer's keys, their index and queries of the case's sequences. Lists have room for
+// `capacity`.
 SelectProblem MakeSelectProblem(const SelectCase& c, const KvFamily& kv, Drawing drawing,
-                                uint32_t seed,
-                                const std::vector<SequenceShape>& sequences =
-                                    {{700, 1}, {1030, 1}, {450, 70}, {40, 3}, {300, 1}, {515, 6}},
-                                int32_t capacity = 40);
+                                uint32_t seed, int32_t capacity = 40);
 
 }  // namespace everlong

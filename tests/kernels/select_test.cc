@@ -234,6 +234,7 @@ std::vector<SelectCase> LargeCases() {
   const HipStage fine = {.chunk_tokens = 8, .keep_chunks = 300};
   return {{"Scan", {.keep_blocks = 300, .distance = 136, .dilation = 1}},
           {"ScanReranked", {.keep_blocks = 100, .distance = 136, .rerank = 4}, 2},
+          {"ScanSieved", {.keep_blocks = 100, .distance = 136, .dilation = 1, .sieve = 8}},
           {"Hip",
            {.selector = Selector::kHip,
             .keep_blocks = 300,
@@ -257,9 +258,9 @@ INSTANTIATE_TEST_SUITE_P(
     LargeName);
 
 TEST_P(LargeSelectTest, ChoosesExactlyAmongIntegers) {
-  const auto& [kv, c, extent] = GetParam();
-  const SelectProblem problem =
-      MakeSelectProblem(c, kv, Drawing::kIntegers, 1, extent.sequences, 300);
+  auto [kv, c, extent] = GetParam();
+  c.sequences = extent.sequences;
+  const SelectProblem problem = MakeSelectProblem(c, kv, Drawing::kIntegers, 1, 300);
   const HostSelection expected = problem.Expected().selection;
   ForEachBackend(kv, problem,
                  [&](const HostSelection& s) { EXPECT_TRUE(s.lists == expected.lists); });

@@ -1,5 +1,6 @@
 // What a scan starts from: each list's query rows as they see every key, and how long lists are.
 #include "kernels/cuda/dependent_launch.cuh"
+#include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/scanning.h"
 #include "kernels/cuda/turn.cuh"
 
@@ -119,13 +120,10 @@ __device__ void CountParts(const Scanning& s) {
   int total = 0;
   for (int first = 0; first < s.num_blocks; first += 32) {
     const int i = first + lane;
-    int sum = i < s.num_blocks && Scans(s.blocks[i], s.selects)
-                  ? DivisionOf(s, s.blocks[i]).num_parts()
-                  : 0;
-    for (int lanes = 1; lanes < 32; lanes *= 2) {
-      const int other = __shfl_up_sync(kAll, sum, lanes);
-      if (lane >= lanes) sum += other;
-    }
+    const int own = i < s.num_blocks && Scans(s.blocks[i], s.selects)
+                        ? DivisionOf(s, s.blocks[i]).num_parts()
+                        : 0;
+    const int sum = InclusiveSum(own);
     if (i < s.num_blocks) s.first_parts[i + 1] = total + sum;
     total += __shfl_sync(kAll, sum, 31);
   }

@@ -111,6 +111,8 @@ void Decode::Fill(int64_t num_pages) {
   index_ = {.kv_heads = geometry_.kv_heads, .head_dim = geometry_.head_dim};
   index_.layer_stride_bytes = num_pages * index_.PageBytes();
   index_.base = kernels_->Allocate(kLayers * index_.layer_stride_bytes);
+  index_.range_stride_bytes = num_pages * index_.RangePageBytes();
+  index_.ranges = kernels_->Allocate(kLayers * index_.range_stride_bytes);
   selection_ = {.layers = kLayers,
                 .slots = 1,
                 .kv_heads = geometry_.kv_heads,

@@ -88,6 +88,8 @@ Context::Context(Kernels& kernels, int64_t length, DType type)
   index_ = {.kv_heads = kKvHeads, .head_dim = kHeadDim};
   index_.layer_stride_bytes = layer_pages * index_.PageBytes();
   index_.base = Allocate(all_pages * index_.PageBytes());
+  index_.range_stride_bytes = layer_pages * index_.RangePageBytes();
+  index_.ranges = Allocate(all_pages * index_.RangePageBytes());
   qkv_ = static_cast<std::byte*>(Allocate(kFillTokens * kRowWidth * 2));
   out_ = static_cast<std::byte*>(Allocate(int64_t{kFillTokens} * kQHeads * kHeadDim * 2));
   Fill();
@@ -202,10 +204,12 @@ void PrintDense(Kernels& kernels, Context& context, double bandwidth) {
            bandwidth);
 }
 
-AttentionPolicy PolicyOf(SelectorName selector) {
-  const AttentionConfig config = {.all = {.mode = AttentionMode::kInfiniteHip,
-                                          .selector = selector,
-                                          .positions = PositionRule::kClipped}};
+// `sieve`: of the scan; 0: the default.
+AttentionPolicy PolicyOf(SelectorName selector, int32_t sieve = 0) {
+  AttentionConfig config = {.all = {.mode = AttentionMode::kInfiniteHip,
+                                    .selector = selector,
+                                    .positions = PositionRule::kClipped}};
+  if (selector == SelectorName::kScan && sieve > 0) config.all.sieve = sieve;
   const auto policy = MakePolicy(config, kLayers, kTrainedLength);
   if (!policy.ok()) std::abort();
   return *policy;
@@ -217,10 +221,10 @@ constexpr int kRepeats = 4;
 // Decode steps from the one that selects anew to the last before the next such.
 class SparseDecode {
  public:
-  SparseDecode(Kernels& kernels, Context& context, SelectorName selector)
+  SparseDecode(Kernels& kernels, Context& context, const AttentionPolicy& policy)
       : kernels_(kernels),
         context_(context),
-        policy_(PolicyOf(selector)),
+        policy_(policy),
         plans_(std::max(policy_.classes[0].decode.refresh[0], 2)) {
     for (size_t t = 0; t < plans_.size(); ++t) {
       const int64_t position = context.length() - static_cast<int64_t>(plans_.size() - t);
@@ -265,22 +269,16 @@ class SparseDecode {
   std::vector<PlanBuilder> plans_;
 };
 
-void PrintSparse(Kernels& kernels, Context& context, double bandwidth) {
-  struct Named {
-    SelectorName selector;
-    const char* name;
+void PrintSparse(Kernels& kernels, Context& context, const char* name,
+                 const AttentionPolicy& policy, double bandwidth) {
+  SparseDecode decode(kernels, context, policy);
+  const auto print = [&](const char* what, double seconds, int64_t bytes) {
+    PrintRow(fmt::format("{}: {}", name, what), context.length(), seconds, bytes, bandwidth);
   };
-  for (const auto& [selector, name] :
-       {Named{SelectorName::kHip, "hip"}, Named{SelectorName::kScan, "scan"}}) {
-    SparseDecode decode(kernels, context, selector);
-    const auto print = [&](const char* what, double seconds, int64_t bytes) {
-      PrintRow(fmt::format("{}: {}", name, what), context.length(), seconds, bytes, bandwidth);
-    };
-    print("attention over a cached selection", decode.Seconds(1, 2, false, true), decode.bytes());
-    print("selection alone, nothing cached", decode.Seconds(0, 1, true, false), 0);
-    print("selection and attention, nothing cached", decode.Seconds(0, 1, true, true), 0);
-    print("amortised over its refreshes", decode.Seconds(0, decode.steps(), true, true), 0);
-  }
+  print("attention over a cached selection", decode.Seconds(1, 2, false, true), decode.bytes());
+  print("selection alone, nothing cached", decode.Seconds(0, 1, true, false), 0);
+  print("selection and attention, nothing cached", decode.Seconds(0, 1, true, true), 0);
+  print("amortised over its refreshes", decode.Seconds(0, decode.steps(), true, true), 0);
 }
 
 // The prompt's last tokens in one layer.
@@ -307,6 +305,7 @@ void PrintPrompt(Kernels& kernels, Context& context, double bandwidth) {
 
 int Main(int argc, char** argv) {
   const double bandwidth = argc > 1 ? std::atof(argv[1]) * 1e9 : 3.04e12;
+  const int32_t sieve = argc > 3 ? std::atoi(argv[3]) : -1;
   const DType type = argc > 2 && std::string(argv[2]) == "f8" ? DType::kF8 : DType::kBF16;
   std::string why;
   const std::unique_ptr<Kernels> kernels = MakeCudaKernels(DType::kBF16, &why);
@@ -319,9 +318,13 @@ int Main(int argc, char** argv) {
              bandwidth / 1e9);
   for (const int64_t length : {131072, 1048576}) {
     Context context(*kernels, length, type);
-    PrintDense(*kernels, context, bandwidth);
-    PrintSparse(*kernels, context, bandwidth);
-    PrintPrompt(*kernels, context, bandwidth);
+    if (sieve < 0) {
+      PrintDense(*kernels, context, bandwidth);
+      PrintSparse(*kernels, context, "hip", PolicyOf(SelectorName::kHip), bandwidth);
+    }
+    PrintSparse(*kernels, context, "scan", PolicyOf(SelectorName::kScan, std::max(sieve, 0)),
+                bandwidth);
+    if (sieve < 0) PrintPrompt(*kernels, context, bandwidth);
   }
   return 0;
 }
@@ -329,7 +332,8 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace everlong
 
-// Usage: everlong_cuda_attention_bench [GB/S OF THE DEVICE'S MEMORY [bf16|f8]]
+// Usage: everlong_cuda_attention_bench [GB/S OF THE DEVICE'S MEMORY [bf16|f8 [SIEVE]]]
+// With SIEVE only the scan is timed, sieved so; 0: as by default.
 int main(int argc, char** argv) {
   return everlong::Main(argc, argv);
 }

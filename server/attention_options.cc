@@ -132,14 +132,15 @@ absl::Status SetAttention(std::string_view name, const std::string& value,
                                       {"sinks", &AttentionOverrides::num_sinks},
                                       {"window", &AttentionOverrides::window},
                                       {"dilation", &AttentionOverrides::dilation},
-                                      {"rerank", &AttentionOverrides::rerank}}) {
+                                      {"rerank", &AttentionOverrides::rerank},
+                                      {"sieve", &AttentionOverrides::sieve}}) {
     if (name != field) continue;
     ASSIGN_OR_RETURN(overrides.*number, ToNumber(value));
     return absl::OkStatus();
   }
   return Invalid(
       fmt::format("'{}' is not one of mode, preset, selector, positions, budget, sinks, window, "
-                  "refresh, stages, chunk-score, head-reduction, dilation, rerank",
+                  "refresh, stages, chunk-score, head-reduction, dilation, rerank, sieve",
                   name));
 }
 

@@ -189,6 +189,8 @@ std::vector<Option> MakeTable() {
       {"rerank", "N", "",
        "scan: so many times the budget are scored again with the keys themselves",
        Attention("rerank")},
+      {"sieve", "N", "", "scan: of so many pages of 64 tokens about one is scanned",
+       Attention("sieve")},
       {"attention-layers", "LIST", "",
        "Layers that differ, e.g. \"0,1 mode=dense; 4-7 budget=4096\"", ReadLayers},
       {"index-bits", "1|2|4", text(engine.index_bits),

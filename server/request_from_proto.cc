@@ -133,6 +133,7 @@ absl::Status ReadAttention(const v1::Attention& proto, Request& request) {
   if (proto.has_window()) overrides.window = proto.window();
   if (proto.has_dilation()) overrides.dilation = proto.dilation();
   if (proto.has_rerank()) overrides.rerank = proto.rerank();
+  if (proto.has_sieve()) overrides.sieve = proto.sieve();
   overrides.refresh.assign(proto.refresh().begin(), proto.refresh().end());
   return absl::OkStatus();
 }

@@ -112,7 +112,9 @@ void Select(const SelectArgs& args, const Step& step, Context& context) {
     }
     if (selects.scan) {
       const ChosenBlocks chosen = SelectByScanning(args, step, decode, context);
-      WriteLists(args, plan, decode, Selector::kScan, chosen, context);
+      if (chosen.blocks != nullptr) {
+        WriteLists(args, plan, decode, Selector::kScan, chosen, context);
+      }
     }
   }
 }

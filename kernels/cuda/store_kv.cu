@@ -204,11 +204,14 @@ void CopyPages(const CopyPagesArgs& args, Context& context) {
                              args.cache.PageBytes()};
   const PagedMemory index = {args.index.base, args.index.layer_stride_bytes,
                              args.index.PageBytes()};
+  const PagedMemory ranges = {args.index.ranges, args.index.range_stride_bytes,
+                              args.index.RangePageBytes()};
   for (int64_t layer = 0; layer < args.num_layers; ++layer) {
     for (int32_t i = 0; i < args.num_pages; ++i) {
       CopyPage(cache, layer, args.from[i], args.to[i], context.stream);
       if (index.base != nullptr) {
         CopyPage(index, layer, args.from[i], args.to[i], context.stream);
+        CopyPage(ranges, layer, args.from[i], args.to[i], context.stream);
       }
     }
   }

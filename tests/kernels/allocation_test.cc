@@ -37,7 +37,7 @@ class DecodeStep {
         logits_(Floats(kRows * kVocab)) {
     FillCache(cache_, step_, 0, random_);
     cache_.shape.base = device.Place(cache_.bytes);
-    index_.shape.base = device.Place(index_.bytes);
+    index_.shape = index_.Place(device);
     selection_ = HostSelection(1, 1, kKvHeads, 40).Place(device);
     QueryBlock& longest = step_.blocks.back();
     longest.num_sinks = 64;

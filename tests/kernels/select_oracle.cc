@@ -27,6 +27,14 @@ std::vector<int32_t> Ranking(const Vector& scores) {
   return order;
 }
 
+// From 0; -infinity where there are fewer.
+double NthLargest(Vector scores, size_t n) {
+  if (n >= scores.size()) return kNever;
+  std::nth_element(scores.begin(), scores.begin() + static_cast<ptrdiff_t>(n), scores.end(),
+                   std::greater<>());
+  return scores[n];
+}
+
 // Rows see a key from this far wherever they stand.
 auto Distance(int64_t distance) {
   return [distance](int64_t) { return distance; };
@@ -66,6 +74,10 @@ class BlockOracle {
 
   std::vector<int32_t> Scan() const {
     Vector scores = CandidateScores(false);
+    const std::vector<bool> scanned = ScannedPages();
+    for (size_t i = 0; i < scores.size(); ++i) {
+      if (!scanned[PageOf(i)]) scores[i] = kNever;
+    }
     if (params_.rerank > 1) {
       const Vector stored = CandidateScores(true);
       Vector reranked(scores.size(), kNever);
@@ -80,19 +92,56 @@ class BlockOracle {
     return blocks;
   }
 
+  // Of a candidate, as ScannedPages counts them.
+  size_t PageOf(size_t candidate) const { return (first_block() + candidate) / 8 - first_page(); }
+
+  // Of the pages that hold candidates those that the sieve leaves.
+  std::vector<bool> ScannedPages() const {
+    const Vector promises = Promises();
+    std::vector<bool> scanned(promises.size(), groups() == 0);
+    for (size_t group = 0; group < groups(); ++group) {
+      for (const int32_t i : Best(OfGroup(promises, group), sieve().keep)) {
+        scanned[group + i * groups()] = true;
+      }
+    }
+    return scanned;
+  }
+
+  // Those that are scanned surely, or possibly, where promises may be off by `error`.
+  std::pair<std::vector<bool>, std::vector<bool>> ScannedPages(double error) const {
+    const Vector promises = Promises();
+    std::vector<bool> surely(promises.size(), groups() == 0);
+    std::vector<bool> possibly = surely;
+    for (size_t group = 0; group < groups(); ++group) {
+      Vector sorted = OfGroup(promises, group);
+      std::sort(sorted.begin(), sorted.end(), std::greater<>());
+      const auto keep = static_cast<size_t>(sieve().keep);
+      const double next = keep < sorted.size() ? sorted[keep] : kNever;
+      for (size_t i = group; i < promises.size(); i += groups()) {
+        surely[i] = promises[i] > next + 2 * error;
+        possibly[i] = promises[i] >= sorted[keep - 1] - 2 * error;
+      }
+    }
+    return {surely, possibly};
+  }
+
+  // How far rounding a row to 127ths of its largest element may take a promise.
+  double RoundedPromiseError() const {
+    double sum = 0.0;
+    ForEachRange([&](size_t, const HostIndex::Ranges& ranges, int32_t) {
+      double magnitude = 0.0;
+      for (size_t i = 0; i < ranges.lows.size(); ++i) {
+        magnitude += std::max(std::abs(ranges.lows[i]), std::abs(ranges.highs[i]));
+      }
+      sum = std::max(sum, magnitude);
+    });
+    return LargestElement() / 127 / 2 * sum;
+  }
+
   // How far rounding a row to 127ths of its largest element may take the score of an indexed key.
   double RoundedRowError() const {
-    double element = 0.0;
     double difference = 0.0;
-    const int32_t group = problem_.shape.q_heads / problem_.shape.kv_heads;
     for (int32_t head = first_head_; head < end_head_; ++head) {
-      for (int32_t q_head = head * group; q_head < (head + 1) * group; ++q_head) {
-        for (int32_t row = 0; row < block_.num_rows; ++row) {
-          for (const double v : Rotated(MeanQuery(q_head, row, row + 1), params_.distance)) {
-            element = std::max(element, std::abs(v));
-          }
-        }
-      }
       for (int64_t p = block_.num_sinks; p < block_.window_begin; ++p) {
         const int32_t page = problem_.step.page(block_.sequence, p);
         const Vector key = problem_.index.Key(problem_.layer, page, head, p % 64);
@@ -102,7 +151,7 @@ class BlockOracle {
         difference = std::max(difference, sum);
       }
     }
-    return element / 127 / 2 * difference;
+    return LargestElement() / 127 / 2 * difference;
   }
 
   // The chunks, by their first tokens, that stage `s` keeps of those that `from` is cut into.
@@ -122,6 +171,69 @@ class BlockOracle {
   double least_gap() const { return least_gap_; }
 
  private:
+  int64_t first_page() const { return block_.num_sinks / 64; }
+  size_t num_pages() const { return (block_.window_begin + 63) / 64 - first_page(); }
+  // As SieveOf says.
+  Sieve sieve() const { return SieveOf(params_, static_cast<int64_t>(num_pages())); }
+  size_t groups() const { return sieve().num_groups; }
+
+  Vector OfGroup(const Vector& promises, size_t group) const {
+    Vector of_group;
+    for (size_t i = group; i < promises.size(); i += groups()) of_group.push_back(promises[i]);
+    return of_group;
+  }
+
+  // Calls visit(page with candidates, its ranges, KV head).
+  template <class Visit>
+  void ForEachRange(const Visit& visit) const {
+    for (size_t i = 0; i < num_pages(); ++i) {
+      const auto position = (first_page() + static_cast<int64_t>(i)) * 64;
+      const int32_t page = problem_.step.page(block_.sequence, position);
+      for (int32_t head = first_head_; head < end_head_; ++head) {
+        visit(i, problem_.index.RangesOf(problem_.layer, page, head), head);
+      }
+    }
+  }
+
+  // Of a KV head's group, as they see every key.
+  std::vector<Vector> RotatedRows(int32_t head) const {
+    std::vector<Vector> rows;
+    const int32_t group = problem_.shape.q_heads / problem_.shape.kv_heads;
+    for (int32_t q_head = head * group; q_head < (head + 1) * group; ++q_head) {
+      for (int32_t row = 0; row < block_.num_rows; ++row) {
+        rows.push_back(Rotated(MeanQuery(q_head, row, row + 1), params_.distance));
+      }
+    }
+    return rows;
+  }
+
+  // The most that a page could give any row if its keys had all that its ranges reach.
+  Vector Promises() const {
+    Vector promises(num_pages(), kNever);
+    std::vector<std::vector<Vector>> rows(end_head_);
+    for (int32_t head = first_head_; head < end_head_; ++head) rows[head] = RotatedRows(head);
+    ForEachRange([&](size_t page, const HostIndex::Ranges& ranges, int32_t head) {
+      for (const Vector& row : rows[head]) {
+        double sum = 0.0;
+        for (size_t i = 0; i < row.size(); ++i) {
+          sum += std::max(row[i] * ranges.lows[i], row[i] * ranges.highs[i]);
+        }
+        promises[page] = std::max(promises[page], sum);
+      }
+    });
+    return promises;
+  }
+
+  double LargestElement() const {
+    double element = 0.0;
+    for (int32_t head = first_head_; head < end_head_; ++head) {
+      for (const Vector& row : RotatedRows(head)) {
+        for (const double v : row) element = std::max(element, std::abs(v));
+      }
+    }
+    return element;
+  }
+
   // Numbers of the `count` best scores, ascending.
   std::vector<int32_t> Best(const Vector& scores, size_t count) const {
     std::vector<int32_t> order = Ranking(scores);
@@ -277,7 +389,7 @@ std::vector<int64_t> Tokens(const std::vector<int32_t>& blocks) {
 
 HostSelection SelectProblem::Run(Device& device) const {
   SelectArgs args = {.cache = cache.shape,
-                     .index = index.shape,
+                     .index = index.Place(device),
                      .selection = selection.Place(device),
                      .rope = {.inv_freq = inv_freq, .scale = shape.rope_scale},
                      .q = device.PlaceActivations(q),
@@ -286,7 +398,6 @@ HostSelection SelectProblem::Run(Device& device) const {
                      .q_heads = shape.q_heads,
                      .rotate = shape.rotate};
   args.cache.base = device.Place(cache.bytes);
-  args.index.base = device.Place(index.bytes);
   AttentionPlan plan = {.num_blocks = static_cast<int32_t>(step.blocks.size()),
                         .num_selects = static_cast<int32_t>(selects.size()),
                         .blocks = step.blocks.data(),
@@ -348,18 +459,20 @@ std::vector<SelectProblem::Range> SelectProblem::ScanScores(const QueryBlock& bl
   double error = rounding + oracle.RoundedRowError();
   Vector least = oracle.CandidateScores(false);
   Vector most = least;
+  const auto [surely, possibly] = oracle.ScannedPages(rounding + oracle.RoundedPromiseError());
+  for (size_t i = 0; i < least.size(); ++i) {
+    if (!surely[oracle.PageOf(i)]) least[i] = kNever;
+    if (!possibly[oracle.PageOf(i)]) most[i] = kNever;
+  }
   if (params.rerank > 1) {
     // Those within the error of the last one that is scored again may or may not be.
-    Vector sorted = least;
-    std::sort(sorted.begin(), sorted.end(), std::greater<>());
     const size_t count = static_cast<size_t>(params.keep_blocks) * params.rerank;
-    const double last = count < sorted.size() ? sorted[count - 1] : kNever;
-    const double next = count < sorted.size() ? sorted[count] : kNever;
+    const double last = NthLargest(least, count - 1);
+    const double next = NthLargest(most, count);
     const Vector stored = oracle.CandidateScores(true);
     for (size_t i = 0; i < stored.size(); ++i) {
-      const double score = least[i];
-      least[i] = score > next + 2 * error ? stored[i] : kNever;
-      most[i] = score >= last - 2 * error ? stored[i] : kNever;
+      least[i] = least[i] > next + 2 * error ? stored[i] : kNever;
+      most[i] = most[i] >= last - 2 * error ? stored[i] : kNever;
     }
     error = rounding;
   }

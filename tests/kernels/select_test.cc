@@ -18,6 +18,7 @@ struct Case {
   std::string name;
   SelectParams params;
   int32_t bits = 4;
+  bool long_contexts = false;  // of several groups of pages
 };
 
 void PrintTo(const Case& c, std::ostream* out) {
@@ -32,7 +33,23 @@ std::vector<Case> ScanCases() {
           {"ScanReranked", {.keep_blocks = 5, .distance = 136, .rerank = 4}, 1},
           {"ScanRerankedDilatedOverHeads",
            {.all_heads = true, .keep_blocks = 8, .distance = 136, .dilation = 2, .rerank = 2},
-           2}};
+           2},
+          {"ScanDilatedFar", {.keep_blocks = 30, .distance = 136, .dilation = 9}},
+          {"ScanSieved", {.keep_blocks = 2, .distance = 136, .sieve = 4}},
+          {"LongScanSieved", {.keep_blocks = 6, .distance = 136, .sieve = 8}, 4, true},
+          {"LongScanSievedDilated",
+           {.keep_blocks = 24, .distance = 136, .dilation = 9, .sieve = 4},
+           1,
+           true},
+          {"LongScanSievedRerankedOverHeads",
+           {.all_heads = true,
+            .keep_blocks = 6,
+            .distance = 136,
+            .dilation = 1,
+            .rerank = 2,
+            .sieve = 8},
+           2,
+           true}};
 }
 
 std::vector<Case> HipCases() {
@@ -70,8 +87,10 @@ std::vector<Case> HipCases() {
 }
 
 // Query blocks of up to 64 rows with sinks, window and a slot each.
-Step SelectingStep(std::mt19937& random) {
-  Step step(random, {{700, 1}, {1030, 1}, {450, 70}, {40, 3}, {300, 1}, {515, 6}});
+Step SelectingStep(bool long_contexts, std::mt19937& random) {
+  Step step = long_contexts
+                  ? Step(random, {{8300, 1}, {17001, 1}, {9000, 3}, {10, 1}})
+                  : Step(random, {{700, 1}, {1030, 1}, {450, 70}, {40, 3}, {300, 1}, {515, 6}});
   step.blocks.clear();
   for (int32_t s = 0; s < step.num_sequences(); ++s) {
     for (int32_t row = step.query_begin[s]; row < step.query_begin[s + 1];) {
@@ -105,12 +124,11 @@ HostIndex IndexOf(const Step& step, const HostCache& cache, int32_t bits) {
   }
   all.tokens.resize(all.query_begin.back());
   HostIndex index(bits, cache.shape.kv_heads, cache.shape.head_dim, step.num_pages(), kLayers);
-  IndexKeysArgs args = {.cache = cache.shape, .index = index.shape, .layer = kLayer};
+  IndexKeysArgs args = {.cache = cache.shape, .index = index.Place(reference), .layer = kLayer};
   args.cache.base = reference.Place(cache.bytes);
-  args.index.base = reference.Place(index.bytes);
   reference->BeginStep(all.Layout());
   reference->IndexKeys(args);
-  index.bytes = reference.Read(args.index.base, static_cast<int64_t>(index.bytes.size()));
+  index.Read(reference, args.index);
   return index;
 }
 
@@ -153,14 +171,30 @@ Values DrawQueries(Drawing drawing, const Step& step, int32_t heads, DType type,
   return q;
 }
 
+// Makes pages' keys shorter or longer, so that a sieve sees which are best whatever it rounds.
+void VaryPages(const Step& step, HostCache& cache, std::mt19937& random) {
+  for (int32_t page = 0; page < step.num_pages(); ++page) {
+    for (int32_t head = 0; head < cache.shape.kv_heads; ++head) {
+      const float factor = std::exp2(static_cast<float>(random() % 1000) / 250.0f - 2.0f);
+      for (int64_t slot = 0; slot < 64; ++slot) {
+        const int64_t byte = cache.KeyByte(kLayer, page, head, slot);
+        Values key = cache.At(byte);
+        for (float& v : key) v *= factor;
+        cache.Set(byte, key);
+      }
+    }
+  }
+}
+
 SelectProblem MakeProblem(const Case& c, const KvFamily& kv, Drawing drawing, uint32_t seed) {
   std::mt19937 random(seed);
   const AttentionShape shape = {
       .q_heads = 6, .kv_heads = 2, .head_dim = kHeadDim, .rotate = drawing != Drawing::kIntegers};
-  Step step = SelectingStep(random);
+  Step step = SelectingStep(c.long_contexts, random);
   HostCache cache(kv.kv_type, shape.kv_heads, shape.head_dim, step.num_pages(), kLayers);
   if (drawing == Drawing::kNormal) {
     FillCache(cache, step, kLayer, random);
+    if (c.params.sieve > 1) VaryPages(step, cache, random);
   } else {
     for (int32_t page = 0; page < step.num_pages(); ++page) {
       FillPageOnLevels(cache, kLayer, page, c.bits, random);

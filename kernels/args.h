@@ -139,10 +139,10 @@ struct KvCache {
 //
 // Between what a page's keys lie is kept apart: page p of layer l has it at
 //   ranges + l * range_stride_bytes + p * RangePageBytes()
-// per KV head codes [head_dim] of lows and [head_dim] of highs, then exponents e (int8) [kv_heads],
-// padded. A code stands for (code - kRangeZero) * 2^e. In a dimension whose keys have middle m
-// and half width w, the low is m - w / kRangeShrink and the high m + w / kRangeShrink, rounded; e
-// is the least (but kLeastRangeExponent) at which no code is further than kRangeZero - 1 from it.
+// per KV head codes of the least element in each dimension [head_dim] and of the largest
+// [head_dim], then exponents e (int8) [kv_heads], padded. A code stands for (code - kRangeZero) *
+// 2^e, the nearest to the element; e is the least (but kLeastRangeExponent) at which no code need
+// be further than kRangeZero - 1 from kRangeZero.
 struct KeyIndex {
   void* base = nullptr;    // device; null: no selector needs it
   void* ranges = nullptr;  // device, with base
@@ -167,7 +167,6 @@ struct KeyIndex {
 
 inline constexpr int kRangeZero = 64;
 inline constexpr int kLeastRangeExponent = -120;
-inline constexpr float kRangeShrink = 1.0f;
 
 inline constexpr int kMaxStages = 4;
 inline constexpr int kFinalList = kMaxStages - 1;

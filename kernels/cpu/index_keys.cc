@@ -45,10 +45,6 @@ void WriteRanges(const KeyIndex& index, const float* keys, float* room, const Ra
   }
   float largest = 0.0f;
   for (int64_t i = 0; i < dim; ++i) {
-    const float middle = 0.5f * (lows[i] + highs[i]);
-    const float half_width = 0.5f * (highs[i] - lows[i]) / kRangeShrink;
-    lows[i] = middle - half_width;
-    highs[i] = middle + half_width;
     largest = std::max({largest, std::abs(lows[i]), std::abs(highs[i])});
   }
   int exponent = kLeastRangeExponent;

@@ -92,12 +92,8 @@ __device__ void WriteRanges(const KeyIndex& index, int64_t page, int head, const
   const int dim = index.head_dim;
   const auto thread = static_cast<int>(threadIdx.x);
   const bool exists = thread < dim;
-  const float middle = 0.5f * (place.low + place.high);
-  const float half_width = 0.5f * (place.high - place.low) / kRangeShrink;
-  const float low = middle - half_width;
-  const float high = middle + half_width;
   const float largest =
-      ReduceBlock<kThreads>(exists ? fmaxf(fabsf(low), fabsf(high)) : 0.0f, Max());
+      ReduceBlock<kThreads>(exists ? fmaxf(fabsf(place.low), fabsf(place.high)) : 0.0f, Max());
   int exponent = kLeastRangeExponent;
   if (largest > 0.0f) exponent = max(exponent, ilogbf(largest) - 5);
   if (ldexpf(static_cast<float>(kRangeZero - 1), exponent) < largest) ++exponent;
@@ -108,8 +104,8 @@ __device__ void WriteRanges(const KeyIndex& index, int64_t page, int head, const
   const auto code = [&](float x) {
     return static_cast<std::byte>(kRangeZero + static_cast<int>(rintf(x * unit)));
   };
-  of_page[2 * dim * head + thread] = code(low);
-  of_page[2 * dim * head + dim + thread] = code(high);
+  of_page[2 * dim * head + thread] = code(place.low);
+  of_page[2 * dim * head + dim + thread] = code(place.high);
 }
 
 // The distance between levels, as in reference/index.cc: by `bits` it follows the largest

@@ -120,7 +120,8 @@ ChosenBlocks SelectByScanning(const SelectArgs& args, const Step& step, bool dec
   Scanning s = Describe(args, step, context);
   s.row_stride = MaxRows(s, plan, decode);
   s.score_stride = max_candidates;
-  s.page_stride = max_candidates / kPageBlocks + 1;  // candidates may begin within a page
+  // Candidates may begin within a page, and fours of pages are read.
+  s.page_stride = CeilDiv(max_candidates / kPageBlocks + 1, 4) * int64_t{4};
   s.chosen_stride = std::max(selects.max_keep_blocks, 1);
   s.rerank_stride =
       selects.max_rerank == 1 ? 0 : std::min(s.chosen_stride * selects.max_rerank, max_candidates);

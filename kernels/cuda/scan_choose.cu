@@ -10,10 +10,9 @@
 namespace everlong::cuda::scan {
 namespace {
 
-constexpr int64_t kMaxCandidates = int64_t{1} << 19;
+constexpr int64_t kMaxCandidates = int64_t{1} << 18;
 constexpr int32_t kMaxKeepBlocks = 1024;
 constexpr int kMaxFound = 4096;         // blocks not below the bound, else all are looked at
-constexpr int kMaxNear = 4096;          // pages that may have such
 constexpr int kMaxSharedPages = 16384;  // whose keys shared memory holds
 // By so many pages their bound may be too low: finding it takes a pass less.
 constexpr int kSlack = 32;
@@ -22,20 +21,20 @@ struct Choosing {
   Scanning scanning;
   Selection selection;
   int64_t layer;
-  int32_t num_words;       // of a bit for every candidate
-  int32_t shared_pages;    // whose keys there is room for
-  int32_t num_page_words;  // of a bit for every page
+  int32_t num_words;     // of a bit for every candidate
+  int32_t shared_pages;  // whose keys there is room for, a multiple of four
 
   int64_t SharedBytes() const {
-    const int64_t keys = std::max(shared_pages, num_words);
-    return 4 * (keys + 2 * int64_t{num_words} + num_page_words + 2 * kMaxFound + kMaxNear);
+    const int64_t words = std::max(shared_pages, num_words) + int64_t{2} * num_words;
+    return 4 * (words + 4 * kMaxFound);
   }
 };
 
 template <int kThreads>
 struct ChoiceRoom {
   Room<kThreads> room;
-  int num_near;
+  int num_pages;
+  int num_sources;
   int num_found;
   int common;
 };
@@ -61,16 +60,19 @@ class ListChoice {
     to_ = c.selection.blocks + at * c.selection.capacity;
     to_count_ = c.selection.counts + at;
     reuse_ = c.selection.reuse + c.selection.Reuse(block_.slot, c.layer, head);
-    chosen_ = shared;
+    shared_page_keys_ = shared;
+    chosen_ = shared + max(c.shared_pages, c.num_words);
     tied_ = chosen_ + c.num_words;
-    page_bits_ = tied_ + c.num_words;
-    found_keys_ = page_bits_ + c.num_page_words;
+    found_keys_ = tied_ + c.num_words;
     found_ = reinterpret_cast<int*>(found_keys_ + kMaxFound);
-    near_ = found_ + kMaxFound;
-    shared_page_keys_ = reinterpret_cast<uint32_t*>(near_ + kMaxNear);
+    sources_ = found_ + kMaxFound;
+    pages_ = sources_ + kMaxFound;
   }
 
   __device__ void Run() {
+    const int num_before = block_.first ? 0 : *to_count_;
+    const auto thread = static_cast<int>(threadIdx.x);
+    const int before = thread < num_before ? to_[thread] : -1;
     const bool all = count_ <= params_.keep_blocks;
     for (int i = threadIdx.x; i < num_words_; i += kThreads) {
       chosen_[i] = !all                                     ? 0
@@ -80,19 +82,22 @@ class ListChoice {
     }
     if (!all) MarkBest();
     __syncthreads();
+    if (!block_.first) MarkBefore(before, num_before);
     Write();
   }
 
  private:
   __device__ void MarkBest() {
     if (num_pages_ <= c_.shared_pages) {
+      const auto* from = reinterpret_cast<const uint4*>(page_keys_);
+      auto* to = reinterpret_cast<uint4*>(shared_page_keys_);
 #pragma unroll 4
-      for (int i = threadIdx.x; i < num_pages_; i += kThreads) shared_page_keys_[i] = page_keys_[i];
+      for (int i = threadIdx.x; 4 * i < num_pages_; i += kThreads) to[i] = from[i];
       page_keys_ = shared_page_keys_;
     }
-    for (int i = threadIdx.x; i < c_.num_page_words; i += kThreads) page_bits_[i] = 0;
     if (threadIdx.x == 0) {
-      room_.num_near = 0;
+      room_.num_pages = 0;
+      room_.num_sources = 0;
       room_.num_found = 0;
     }
     __syncthreads();
@@ -113,36 +118,48 @@ class ListChoice {
     return bar.num_equal > 0 ? bar.key : bar.key + 1;
   }
 
-  // All blocks with keys of at least `least`, in any order; false if they are too many.
+  // All blocks with dilated keys of at least `least`, in any order; false if they are too many.
   __device__ bool FindBlocks(uint32_t least) {
-    const int reach = (params_.dilation + kPageBlocks - 1) / kPageBlocks;
     for (int page = threadIdx.x; page < num_pages_; page += kThreads) {
-      if (page_keys_[page] < least) continue;
-      const int last = min(page + reach, num_pages_ - 1);
-      for (int near = max(page - reach, 0); near <= last; ++near) AddNear(near);
+      if (page_keys_[page] >= least) Append(page, room_.num_pages, pages_);
     }
     __syncthreads();
-    if (room_.num_near > kMaxNear) return false;
-    for (int i = threadIdx.x; i < room_.num_near * kPageBlocks; i += kThreads) {
+    const int num_blocks = room_.num_pages * kPageBlocks;
+    if (room_.num_pages > kMaxFound) return false;
+    for (int i = threadIdx.x; i < num_blocks; i += kThreads) {
       const int candidate =
-          near_[i / kPageBlocks] * kPageBlocks + i % kPageBlocks - first_ % kPageBlocks;
+          pages_[i / kPageBlocks] * kPageBlocks + i % kPageBlocks - first_ % kPageBlocks;
       if (candidate < 0 || candidate >= count_) continue;
-      const uint32_t key = DilatedKey(candidate);
-      if (key < least) continue;
-      const int place = atomicAdd(&room_.num_found, 1);
-      if (place >= kMaxFound) continue;
-      found_keys_[place] = key;
-      found_[place] = candidate;
+      if (KeyOf(scores_[candidate]) >= least) Append(candidate, room_.num_sources, sources_);
     }
+    __syncthreads();
+    if (room_.num_sources > kMaxFound) return false;
+    FindAround();
+    __syncthreads();
+    for (int i = threadIdx.x; i < num_words_; i += kThreads) tied_[i] = 0;
     __syncthreads();
     return room_.num_found <= kMaxFound;
   }
 
-  __device__ void AddNear(int page) {
-    const uint32_t bit = 1u << page % 32;
-    if ((atomicOr(page_bits_ + page / 32, bit) & bit) != 0) return;
-    const int place = atomicAdd(&room_.num_near, 1);
-    if (place < kMaxNear) near_[place] = page;
+  // What takes a source's score, each once: those that are have their bit in tied_.
+  __device__ void FindAround() {
+    const int width = 2 * params_.dilation + 1;
+    for (int i = threadIdx.x; i < room_.num_sources * width; i += kThreads) {
+      const int candidate = sources_[i / width] + i % width - params_.dilation;
+      if (candidate < 0 || candidate >= count_) continue;
+      const uint32_t bit = 1u << candidate % 32;
+      if ((atomicOr(tied_ + candidate / 32, bit) & bit) != 0) continue;
+      const uint32_t key = DilatedKey(candidate);
+      const int place = Append(candidate, room_.num_found, found_);
+      if (place < kMaxFound) found_keys_[place] = key;
+    }
+  }
+
+  // Where there is room.
+  __device__ int Append(int value, int& size, int* list) {
+    const int place = atomicAdd(&size, 1);
+    if (place < kMaxFound) list[place] = value;
+    return place;
   }
 
   __device__ uint32_t DilatedKey(int candidate) const {
@@ -178,24 +195,25 @@ class ListChoice {
     }
   }
 
-  // The chosen blocks, ascending. Of the list before, bits take the place of pages' keys.
-  __device__ void Write() {
+  // Bits of the list before take the place of pages' keys. `own`: the thread's entry.
+  __device__ void MarkBefore(int own, int num_before) {
     uint32_t* before = shared_page_keys_;
-    if (!block_.first) {
-      for (int i = threadIdx.x; i < num_words_; i += kThreads) before[i] = 0;
-      if (threadIdx.x == 0) room_.common = 0;
-      __syncthreads();
-      const int count = *to_count_;
-      for (int i = threadIdx.x; i < count; i += kThreads) {
-        const int candidate = to_[i] - first_;
-        if (candidate >= 0 && candidate < count_) {
-          atomicOr(before + candidate / 32, 1u << candidate % 32);
-        }
-      }
+    for (int i = threadIdx.x; i < num_words_; i += kThreads) before[i] = 0;
+    if (threadIdx.x == 0) room_.common = 0;
+    __syncthreads();
+    for (int i = threadIdx.x; i < num_before; i += kThreads) {
+      const int candidate = (i < kThreads ? own : to_[i]) - first_;
+      if (candidate < 0 || candidate >= count_) continue;
+      atomicOr(before + candidate / 32, 1u << candidate % 32);
     }
+  }
+
+  // The chosen blocks, ascending.
+  __device__ void Write() {
+    const uint32_t* before = shared_page_keys_;
     const Words words = Own();
     const int own = CountBits(chosen_, words);
-    int place = SumBefore(own, 1);  // and the list before is read
+    int place = SumBefore(own, 1);  // and the list before is read and marked
     if (threadIdx.x == kThreads - 1) *to_count_ = place + own;
     int common = 0;
     for (int i = words.begin; i < words.end; ++i) {
@@ -256,13 +274,13 @@ class ListChoice {
   int32_t* to_;
   int32_t* to_count_;
   int64_t* reuse_;
-  uint32_t* chosen_;     // a bit for every candidate
-  uint32_t* tied_;       // of those with the bar's key
-  uint32_t* page_bits_;  // of the pages in near_
-  uint32_t* found_keys_;
-  int* found_;  // candidates
-  int* near_;   // pages
   uint32_t* shared_page_keys_;
+  uint32_t* chosen_;  // a bit for every candidate
+  uint32_t* tied_;    // of those with the bar's key
+  uint32_t* found_keys_;
+  int* found_;    // candidates
+  int* sources_;  // candidates that are not below the bound themselves
+  int* pages_;    // that have some
 };
 
 template <int kThreads>
@@ -295,8 +313,7 @@ void ChooseBlocks(const Scanning& s, const Selection& selection, int64_t layer,
       .selection = selection,
       .layer = layer,
       .num_words = CeilDiv(max_candidates, 32),
-      .shared_pages = static_cast<int32_t>(std::min<int64_t>(s.page_stride, kMaxSharedPages)),
-      .num_page_words = CeilDiv(s.page_stride, 32)};
+      .shared_pages = static_cast<int32_t>(std::min<int64_t>(s.page_stride, kMaxSharedPages))};
   const bool few = s.num_lists() <= context.num_sms && max_candidates > 2048;
   const auto kernel = few ? ChooseBlocksKernel<kManyThreads> : ChooseBlocksKernel<kFewThreads>;
   const auto bytes = static_cast<int>(c.SharedBytes());

@@ -1,6 +1,7 @@
 // Scores of candidates from the key index. Where a sieve leaves some pages only, a CTA finds those
 // of one of its groups and scans them at once: pages of a group need not wait for any others. It is
-// a matter of bandwidth: every warp reads a KV head of a page at once, while others work on theirs.
+// a matter of bandwidth: every warp reads a KV head of a page at once, while others work on theirs
+// and the next group's ranges arrive.
 #include <algorithm>
 
 #include "kernels/cuda/choose_keys.cuh"
@@ -18,11 +19,12 @@ namespace {
 #endif
 constexpr int kWarps = SCAN_WARPS;
 constexpr int kThreads = 32 * kWarps;
-constexpr int kResidentCtas = SCAN_CTAS;       // of an SM
-constexpr int kCtasPerSm = 8 * kResidentCtas;  // so many that faster SMs do more
+constexpr int kResidentCtas = SCAN_CTAS;  // of an SM
 static_assert(kThreads >= 2 * kSieveGroupPages && kWarps * kWarpPages >= kSieveGroupPages);
 
+template <int kDim>
 struct Room {
+  StagedRanges<kDim> ranges;
   alignas(16) float promises[kSieveGroupPages];
   int kept[kSieveGroupPages];  // those that are scanned, in any order
 };
@@ -31,7 +33,7 @@ struct Room {
 template <int kDim, int kBits>
 class PartScan {
  public:
-  __device__ PartScan(const Scanning& s, int number, int part, Room& room)
+  __device__ PartScan(const Scanning& s, int number, int part, Room<kDim>& room)
       : s_(s),
         room_(room),
         block_(s.blocks[number]),
@@ -47,9 +49,18 @@ class PartScan {
         scores_(s.scores + list_ * s.score_stride),
         page_keys_(s.page_keys + list_ * s.page_stride) {}
 
-  __device__ void Run() const {
-    const bool sieves = division_.sieve.num_groups > 0;
-    if (sieves) Sift();
+  // Begins to copy what Run begins with.
+  __device__ void Prefetch() const {
+    if (sieves()) CopyRanges(first_head_);
+  }
+
+  // `prefetch_next` is called where the room for ranges is free again.
+  template <class PrefetchNext>
+  __device__ void Run(const PrefetchNext& prefetch_next) const {
+    const bool sieves = this->sieves();
+    if (sieves) TakePromises();
+    prefetch_next();
+    if (sieves) Rank();
     const int first = kPartPages * group_;
     const int count = sieves ? division_.sieve.keep : min(kPartPages, division_.num_pages - first);
     const auto warp = static_cast<int>(threadIdx.x) / 32;
@@ -58,15 +69,18 @@ class PartScan {
   }
 
  private:
+  __device__ bool sieves() const {
+    return division_.sieve.num_groups > 0;
+  }
+  __device__ int GroupPages() const {
+    return CeilDiv(division_.num_pages - group_, division_.sieve.num_groups);
+  }
+
   // Finds the pages that are kept, and leaves those that are not without scores.
-  __device__ void Sift() const {
-    const int count = CeilDiv(division_.num_pages - group_, division_.sieve.num_groups);
-    TakePromises(count);
-    __syncthreads();
+  __device__ void Rank() const {
     // Two threads compare a page with half of the others each.
     const auto i = static_cast<int>(threadIdx.x) / 2;
-    const int half = static_cast<int>(threadIdx.x) % 2;
-    if (i < kSieveGroupPages) Rank(i, half, count);
+    if (i < kSieveGroupPages) Rank(i, static_cast<int>(threadIdx.x) % 2, GroupPages());
     __syncthreads();
   }
 
@@ -93,27 +107,34 @@ class PartScan {
     }
   }
 
+  __device__ void CopyRanges(int head) const {
+    room_.ranges.template Copy<kThreads>(s_.index, pages_ + group_, division_.sieve.num_groups,
+                                         GroupPages(), head);
+  }
+
   // Of the group's pages, a warp's sixteen at once; of those that are not there, less than any.
-  __device__ void TakePromises(int count) const {
-    const auto warp = static_cast<int>(threadIdx.x) / 32;
-    const int first = warp * kWarpPages + Lane() / 4;
-    if (warp * kWarpPages >= kSieveGroupPages) return;
-    const auto id_of = [&](int i) {
-      return int64_t{pages_[group_ + min(i, count - 1) * division_.sieve.num_groups]};
-    };
-    const int64_t ids[2] = {id_of(first), id_of(first + 8)};
+  __device__ void TakePromises() const {
+    const int first = static_cast<int>(threadIdx.x) / 32 * kWarpPages + Lane() / 4;
+    const int count = GroupPages();
     float2 best = {-INFINITY, -INFINITY};
 #pragma unroll 1
     for (int head = first_head_; head < end_head_; ++head) {
-      PageRanges<kDim> ranges[2];
-      ranges[0].Load(s_.index, ids[0], head);
-      ranges[1].Load(s_.index, ids[1], head);
-      const float2 promises = Promises(s_, ranges, FirstRow(head), num_rows_);
-      best = {fmaxf(best.x, promises.x), fmaxf(best.y, promises.y)};
+      if (head > first_head_) CopyRanges(head);
+      AwaitCopies<0>();
+      __syncthreads();
+      if (first < kSieveGroupPages) {
+        const PageRanges<kDim> lower(room_.ranges, first, head, s_.cache.head_dim);
+        const PageRanges<kDim> upper(room_.ranges, first + 8, head, s_.cache.head_dim);
+        const float2 promises = Promises(s_, lower, upper, FirstRow(head), num_rows_);
+        best = {fmaxf(best.x, promises.x), fmaxf(best.y, promises.y)};
+      }
+      if (head + 1 < end_head_) __syncthreads();
     }
-    if (Lane() % 4 != 0) return;
-    room_.promises[first] = first < count ? best.x : -INFINITY;
-    room_.promises[first + 8] = first + 8 < count ? best.y : -INFINITY;
+    if (Lane() % 4 == 0 && first < kSieveGroupPages) {
+      room_.promises[first] = first < count ? best.x : -INFINITY;
+      room_.promises[first + 8] = first + 8 < count ? best.y : -INFINITY;
+    }
+    __syncthreads();
   }
 
   __device__ int64_t FirstRow(int head) const {
@@ -171,7 +192,7 @@ class PartScan {
   }
 
   const Scanning& s_;
-  Room& room_;
+  Room<kDim>& room_;
   const QueryBlock& block_;
   Division division_;
   int group_;
@@ -201,14 +222,22 @@ __device__ int BlockOfPart(const Scanning& s, int part) {
 template <int kDim, int kBits>
 __global__ void __launch_bounds__(kThreads, kDim == 0 ? 1 : kResidentCtas)
     ScanPagesKernel(const Scanning s) {
-  __shared__ Room room;
+  extern __shared__ uint4 shared[];
+  auto& room = *reinterpret_cast<Room<kDim>*>(shared);
   WaitForPrevious();
   const int total = s.first_parts[s.num_blocks];
-  for (auto part = static_cast<int>(blockIdx.x); part < total;
-       part += static_cast<int>(gridDim.x)) {
-    int number = BlockOfPart(s, part);
-    PartScan<kDim, kBits>(s, number, part - s.first_parts[number], room).Run();
-    __syncthreads();  // the room is free again
+  const auto scan = [&](int part) {
+    const int number = BlockOfPart(s, part);
+    return PartScan<kDim, kBits>(s, number, part - s.first_parts[number], room);
+  };
+  auto part = static_cast<int>(blockIdx.x);
+  if (part < total) scan(part).Prefetch();
+  for (; part < total; part += static_cast<int>(gridDim.x)) {
+    const int next = part + static_cast<int>(gridDim.x);
+    scan(part).Run([&] {
+      if (next < total) scan(next).Prefetch();
+    });
+    __syncthreads();  // what is kept may change
   }
   LetNextStart();
 }
@@ -230,8 +259,12 @@ void ScanPages(const Scanning& s, int64_t max_candidates, const Context& context
   // Candidates may begin within a page.
   const int64_t max_parts = s.num_lists() * CeilDiv(max_candidates / kPageBlocks + 1, kPartPages);
   const auto ctas =
-      static_cast<unsigned>(std::min<int64_t>(max_parts, int64_t{kCtasPerSm} * context.num_sms));
-  LaunchDependent(context, kernel, dim3(ctas), kThreads, 0, s);
+      static_cast<unsigned>(std::min<int64_t>(max_parts, int64_t{kResidentCtas} * context.num_sms));
+  const auto bytes = static_cast<int>(head_dim == 64    ? sizeof(Room<64>)
+                                      : head_dim == 128 ? sizeof(Room<128>)
+                                                        : sizeof(Room<0>));
+  EVERLONG_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  LaunchDependent(context, kernel, dim3(ctas), kThreads, bytes, s);
 }
 
 }  // namespace everlong::cuda::scan

@@ -64,16 +64,12 @@ void WriteRanges(const KeyIndex& index, std::span<const double> keys, const Rang
   std::vector<double> highs(dim);
   double largest = 0.0;
   for (size_t i = 0; i < dim; ++i) {
-    double least = keys[i];
-    double most = keys[i];
+    lows[i] = keys[i];
+    highs[i] = keys[i];
     for (size_t at = i; at < keys.size(); at += dim) {
-      least = std::min(least, keys[at]);
-      most = std::max(most, keys[at]);
+      lows[i] = std::min(lows[i], keys[at]);
+      highs[i] = std::max(highs[i], keys[at]);
     }
-    const double middle = (least + most) / 2;
-    const double half_width = (most - least) / 2 / kRangeShrink;
-    lows[i] = middle - half_width;
-    highs[i] = middle + half_width;
     largest = std::max({largest, std::abs(lows[i]), std::abs(highs[i])});
   }
   const int exponent = LeastExponent(largest);

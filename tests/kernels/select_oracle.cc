@@ -6,6 +6,8 @@
 #include <limits>
 #include <numeric>
 
+#include "tests/kernels/sieve_oracle.h"
+
 namespace everlong {
 namespace {
 
@@ -74,9 +76,11 @@ class BlockOracle {
 
   std::vector<int32_t> Scan() const {
     Vector scores = CandidateScores(false);
-    const std::vector<bool> scanned = ScannedPages();
+    const SieveOracle sifting = sieve();
+    const SieveOracle::Outcome sifted = sifting.Expected();
+    least_gap_ = std::min(least_gap_, sifted.least_gap);
     for (size_t i = 0; i < scores.size(); ++i) {
-      if (!scanned[PageOf(i)]) scores[i] = kNever;
+      if (!sifted.scanned[sifting.PageOf(i)]) scores[i] = kNever;
     }
     if (params_.rerank > 1) {
       const Vector stored = CandidateScores(true);
@@ -92,50 +96,10 @@ class BlockOracle {
     return blocks;
   }
 
-  // Of a candidate, as ScannedPages counts them.
-  size_t PageOf(size_t candidate) const { return (first_block() + candidate) / 8 - first_page(); }
-
-  // Of the pages that hold candidates those that the sieve leaves.
-  std::vector<bool> ScannedPages() const {
-    const Vector promises = Promises();
-    std::vector<bool> scanned(promises.size(), groups() == 0);
-    for (size_t group = 0; group < groups(); ++group) {
-      for (const int32_t i : Best(OfGroup(promises, group), sieve().keep)) {
-        scanned[group + i * groups()] = true;
-      }
-    }
-    return scanned;
-  }
-
-  // Those that are scanned surely, or possibly, where promises may be off by `error`.
-  std::pair<std::vector<bool>, std::vector<bool>> ScannedPages(double error) const {
-    const Vector promises = Promises();
-    std::vector<bool> surely(promises.size(), groups() == 0);
-    std::vector<bool> possibly = surely;
-    for (size_t group = 0; group < groups(); ++group) {
-      Vector sorted = OfGroup(promises, group);
-      std::sort(sorted.begin(), sorted.end(), std::greater<>());
-      const auto keep = static_cast<size_t>(sieve().keep);
-      const double next = keep < sorted.size() ? sorted[keep] : kNever;
-      for (size_t i = group; i < promises.size(); i += groups()) {
-        surely[i] = promises[i] > next + 2 * error;
-        possibly[i] = promises[i] >= sorted[keep - 1] - 2 * error;
-      }
-    }
-    return {surely, possibly};
-  }
-
-  // How far rounding a row to 127ths of its largest element may take a promise.
-  double RoundedPromiseError() const {
-    double sum = 0.0;
-    ForEachRange([&](size_t, const HostIndex::Ranges& ranges, int32_t) {
-      double magnitude = 0.0;
-      for (size_t i = 0; i < ranges.lows.size(); ++i) {
-        magnitude += std::max(std::abs(ranges.lows[i]), std::abs(ranges.highs[i]));
-      }
-      sum = std::max(sum, magnitude);
-    });
-    return LargestElement() / 127 / 2 * sum;
+  SieveOracle sieve() const {
+    std::vector<std::vector<Vector>> rows;
+    for (int32_t head = first_head_; head < end_head_; ++head) rows.push_back(RotatedRows(head));
+    return SieveOracle(problem_, block_, first_head_, std::move(rows));
   }
 
   // How far rounding a row to 127ths of its largest element may take the score of an indexed key.
@@ -171,30 +135,6 @@ class BlockOracle {
   double least_gap() const { return least_gap_; }
 
  private:
-  int64_t first_page() const { return block_.num_sinks / 64; }
-  size_t num_pages() const { return (block_.window_begin + 63) / 64 - first_page(); }
-  // As SieveOf says.
-  Sieve sieve() const { return SieveOf(params_, static_cast<int64_t>(num_pages())); }
-  size_t groups() const { return sieve().num_groups; }
-
-  Vector OfGroup(const Vector& promises, size_t group) const {
-    Vector of_group;
-    for (size_t i = group; i < promises.size(); i += groups()) of_group.push_back(promises[i]);
-    return of_group;
-  }
-
-  // Calls visit(page with candidates, its ranges, KV head).
-  template <class Visit>
-  void ForEachRange(const Visit& visit) const {
-    for (size_t i = 0; i < num_pages(); ++i) {
-      const auto position = (first_page() + static_cast<int64_t>(i)) * 64;
-      const int32_t page = problem_.step.page(block_.sequence, position);
-      for (int32_t head = first_head_; head < end_head_; ++head) {
-        visit(i, problem_.index.RangesOf(problem_.layer, page, head), head);
-      }
-    }
-  }
-
   // Of a KV head's group, as they see every key.
   std::vector<Vector> RotatedRows(int32_t head) const {
     std::vector<Vector> rows;
@@ -205,23 +145,6 @@ class BlockOracle {
       }
     }
     return rows;
-  }
-
-  // The most that a page could give any row if its keys had all that its ranges reach.
-  Vector Promises() const {
-    Vector promises(num_pages(), kNever);
-    std::vector<std::vector<Vector>> rows(end_head_);
-    for (int32_t head = first_head_; head < end_head_; ++head) rows[head] = RotatedRows(head);
-    ForEachRange([&](size_t page, const HostIndex::Ranges& ranges, int32_t head) {
-      for (const Vector& row : rows[head]) {
-        double sum = 0.0;
-        for (size_t i = 0; i < row.size(); ++i) {
-          sum += std::max(row[i] * ranges.lows[i], row[i] * ranges.highs[i]);
-        }
-        promises[page] = std::max(promises[page], sum);
-      }
-    });
-    return promises;
   }
 
   double LargestElement() const {
@@ -459,10 +382,11 @@ std::vector<SelectProblem::Range> SelectProblem::ScanScores(const QueryBlock& bl
   double error = rounding + oracle.RoundedRowError();
   Vector least = oracle.CandidateScores(false);
   Vector most = least;
-  const auto [surely, possibly] = oracle.ScannedPages(rounding + oracle.RoundedPromiseError());
+  const SieveOracle sieve = oracle.sieve();
+  const auto [surely, possibly] = sieve.Possible(rounding);
   for (size_t i = 0; i < least.size(); ++i) {
-    if (!surely[oracle.PageOf(i)]) least[i] = kNever;
-    if (!possibly[oracle.PageOf(i)]) most[i] = kNever;
+    if (!surely[sieve.PageOf(i)]) least[i] = kNever;
+    if (!possibly[sieve.PageOf(i)]) most[i] = kNever;
   }
   if (params.rerank > 1) {
     // Those within the error of the last one that is scored again may or may not be.

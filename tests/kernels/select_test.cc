@@ -369,5 +369,22 @@ TEST_P(ScanTest, ChoosesTheBestWithinItsError) {
   });
 }
 
+TEST(SieveTest, LeavesTwoPagesForEachBlockOrAll) {
+  const auto sieve = [](const SelectParams& params, int64_t num_pages) {
+    const auto [num_groups, keep] = SieveOf(params, num_pages);
+    return std::pair(num_groups, keep);
+  };
+  const std::pair<int32_t, int32_t> all = {0, 0};
+  EXPECT_EQ(sieve({.keep_blocks = 256, .sieve = 8}, 16384), std::pair(128, 16));
+  EXPECT_EQ(sieve({.keep_blocks = 256, .sieve = 8}, 16385), std::pair(129, 16));
+  EXPECT_EQ(sieve({.keep_blocks = 256, .sieve = 8}, 2048), std::pair(16, 32));
+  EXPECT_EQ(sieve({.keep_blocks = 256, .sieve = 8}, 1024), std::pair(8, 64));
+  EXPECT_EQ(sieve({.keep_blocks = 256, .sieve = 8}, 1023), all);
+  EXPECT_EQ(sieve({.keep_blocks = 256, .rerank = 4, .sieve = 8}, 4095), all);
+  EXPECT_EQ(sieve({.keep_blocks = 256, .rerank = 4, .sieve = 8}, 4096), std::pair(32, 64));
+  EXPECT_EQ(sieve({.keep_blocks = 2, .sieve = 1}, 1000), all);
+  EXPECT_EQ(sieve({.keep_blocks = 2, .sieve = 2}, 100), std::pair(1, 50));
+}
+
 }  // namespace
 }  // namespace everlong

@@ -112,8 +112,8 @@ struct KeyBits {
   }
 };
 
-// Which of the keys key_at(i), i < count, are the `keep` best, for keep > 0; keys of 0 are none. The
-// bar may be too low by up to `slack` keys.
+// Which of the keys key_at(i), i < count, are the `keep` best, for keep > 0; keys of 0 are none.
+// The bar may be too low by up to `slack` keys.
 template <int kThreads, class KeyAt>
 __device__ Bar FindBar(const KeyAt& key_at, int count, int keep, int slack, Room<kThreads>& room) {
   KeyBits<kThreads> bits;

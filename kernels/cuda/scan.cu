@@ -63,8 +63,9 @@ void PlaceLists(Scanning& s, int64_t num_lists, int64_t num_all, Scratch& scratc
   s.bytes = reinterpret_cast<int8_t*>(s.rows + rows * s.cache.head_dim);
   s.totals = reinterpret_cast<float2*>(s.bytes + rows * s.byte_dims());
   s.scores =
-      scratch.Get<float>(Scratch::kSelectScores, num_lists * (s.score_stride + s.page_stride));
+      scratch.Get<float>(Scratch::kSelectScores, num_lists * (s.score_stride + 2 * s.page_stride));
   s.page_keys = reinterpret_cast<uint32_t*>(s.scores + num_lists * s.score_stride);
+  s.page_numbers = reinterpret_cast<int32_t*>(s.page_keys + num_lists * s.page_stride);
   s.chosen =
       scratch.Get<int32_t>(Scratch::kSelectCandidates,
                            num_all * (s.chosen_stride + 1) + num_lists * (s.rerank_stride + 6) + 1);
@@ -126,11 +127,12 @@ ChosenBlocks SelectByScanning(const SelectArgs& args, const Step& step, bool dec
   s.rerank_stride =
       selects.max_rerank == 1 ? 0 : std::min(s.chosen_stride * selects.max_rerank, max_candidates);
   const int64_t list_bytes =
-      s.row_stride * RowBytes(s) + (s.score_stride + s.page_stride) * int64_t{sizeof(float)};
+      s.row_stride * RowBytes(s) + (s.score_stride + 2 * s.page_stride) * int64_t{sizeof(float)};
   const int64_t fitting = std::max<int64_t>(kScratchBytes / (list_bytes * heads), 1);
   const auto group = decode ? end : static_cast<int32_t>(std::min<int64_t>(end - begin, fitting));
   PlaceLists(s, group * heads, (end - begin) * heads, context.scratch);
-  const bool chooses = scan::CanChooseBlocks(max_candidates, selects.max_keep_blocks);
+  const bool chooses =
+      selects.max_rerank == 1 && scan::CanChooseBlocks(max_candidates, selects.max_keep_blocks);
   const ChosenBlocks chosen = {.blocks = s.chosen,
                                .counts = s.num_chosen,
                                .stride = s.chosen_stride,

@@ -51,11 +51,12 @@ class ListChoice {
         first_(FirstCandidate(block_)),
         count_(EndCandidate(block_) - first_),
         num_words_((count_ + 31) / 32),
-        num_pages_(CeilDiv(EndCandidate(block_), kPageBlocks) - first_ / kPageBlocks) {
+        num_pages_(DivisionOf(s_, block_).num_scanned()) {
     const int head = list % s_.cache.kv_heads;
     const int from = params_.all_heads ? list - head : list;
     scores_ = s_.scores + from * s_.score_stride;
     page_keys_ = s_.page_keys + from * s_.page_stride;
+    page_numbers_ = s_.page_numbers + from * s_.page_stride;
     const int64_t at = c.selection.List(c.layer, block_.slot, head, kFinalList);
     to_ = c.selection.blocks + at * c.selection.capacity;
     to_count_ = c.selection.counts + at;
@@ -112,7 +113,7 @@ class ListChoice {
 
   // At least as many blocks as are chosen have such a key: as many pages do.
   __device__ uint32_t LeastOfPages() {
-    const auto key_at = [&](int page) { return page_keys_[page]; };
+    const auto key_at = [&](int i) { return page_keys_[i]; };
     const Bar bar = FindBar<kThreads>(key_at, num_pages_, params_.keep_blocks, kSlack, room_.room);
     __syncthreads();
     return bar.num_equal > 0 ? bar.key : bar.key + 1;
@@ -120,8 +121,8 @@ class ListChoice {
 
   // All blocks with dilated keys of at least `least`, in any order; false if they are too many.
   __device__ bool FindBlocks(uint32_t least) {
-    for (int page = threadIdx.x; page < num_pages_; page += kThreads) {
-      if (page_keys_[page] >= least) Append(page, room_.num_pages, pages_);
+    for (int i = threadIdx.x; i < num_pages_; i += kThreads) {
+      if (page_keys_[i] >= least) Append(page_numbers_[i], room_.num_pages, pages_);
     }
     __syncthreads();
     const int num_blocks = room_.num_pages * kPageBlocks;
@@ -268,9 +269,10 @@ class ListChoice {
   int first_;
   int count_;
   int num_words_;
-  int num_pages_;
+  int num_pages_;  // that were scanned
   const float* scores_;
   const uint32_t* page_keys_;
+  const int32_t* page_numbers_;
   int32_t* to_;
   int32_t* to_count_;
   int64_t* reuse_;

@@ -13,17 +13,26 @@
 namespace everlong::cuda::scan {
 namespace {
 
-#ifndef SCAN_WARPS
-#define SCAN_WARPS 8
-#define SCAN_CTAS 2
-#endif
-constexpr int kWarps = SCAN_WARPS;
+constexpr int kWarps = 8;
 constexpr int kThreads = 32 * kWarps;
-constexpr int kResidentCtas = SCAN_CTAS;  // of an SM
+constexpr int kResidentCtas = 2;  // of an SM
 static_assert(kThreads >= 2 * kSieveGroupPages && kWarps * kWarpPages >= kSieveGroupPages);
+
+// What the parts of a query block share.
+struct BlockView {
+  Division division;
+  int first_part;
+  int end_part;
+  int first_list;
+  int first_block;
+  int num_blocks;
+  int num_rows;
+  const int32_t* pages;  // with candidates
+};
 
 template <int kDim>
 struct Room {
+  BlockView views[2];
   StagedRanges<kDim> ranges;
   alignas(16) float promises[kSieveGroupPages];
   int kept[kSieveGroupPages];  // those that are scanned, in any order
@@ -33,21 +42,13 @@ struct Room {
 template <int kDim, int kBits>
 class PartScan {
  public:
-  __device__ PartScan(const Scanning& s, int number, int part, Room<kDim>& room)
+  __device__ PartScan(const Scanning& s, const BlockView& view, int part, Room<kDim>& room)
       : s_(s),
         room_(room),
-        block_(s.blocks[number]),
-        division_(DivisionOf(s, block_)),
-        group_(part / division_.num_lists),
-        first_head_(part % division_.num_lists),
-        end_head_(first_head_ + (division_.num_lists == 1 ? s.cache.kv_heads : 1)),
-        list_(number * s.cache.kv_heads + first_head_),
-        first_block_(FirstCandidate(block_)),
-        num_blocks_(EndCandidate(block_) - first_block_),
-        num_rows_(s.NumRows(block_)),
-        pages_(s.pages + s.page_begin[block_.sequence] + division_.first_page),
-        scores_(s.scores + list_ * s.score_stride),
-        page_keys_(s.page_keys + list_ * s.page_stride) {}
+        view_(view),
+        group_((part - view.first_part) / view.division.num_lists),
+        first_head_((part - view.first_part) % view.division.num_lists),
+        end_head_(first_head_ + (view.division.num_lists == 1 ? s.cache.kv_heads : 1)) {}
 
   // Begins to copy what Run begins with.
   __device__ void Prefetch() const {
@@ -62,18 +63,24 @@ class PartScan {
     prefetch_next();
     if (sieves) Rank();
     const int first = kPartPages * group_;
-    const int count = sieves ? division_.sieve.keep : min(kPartPages, division_.num_pages - first);
+    const int count = sieves ? sieve().keep : min(kPartPages, view_.division.num_pages - first);
+    const int first_scanned = sieves ? sieve().keep * group_ : first;
     const auto warp = static_cast<int>(threadIdx.x) / 32;
 #pragma unroll 1
-    for (int i = warp; i < count; i += kWarps) ScanPage(sieves ? room_.kept[i] : first + i);
+    for (int i = warp; i < count; i += kWarps) {
+      ScanPage(sieves ? room_.kept[i] : first + i, first_scanned + i);
+    }
   }
 
  private:
+  __device__ const Sieve& sieve() const {
+    return view_.division.sieve;
+  }
   __device__ bool sieves() const {
-    return division_.sieve.num_groups > 0;
+    return sieve().num_groups > 0;
   }
   __device__ int GroupPages() const {
-    return CeilDiv(division_.num_pages - group_, division_.sieve.num_groups);
+    return CeilDiv(view_.division.num_pages - group_, sieve().num_groups);
   }
 
   // Finds the pages that are kept, and leaves those that are not without scores.
@@ -85,7 +92,7 @@ class PartScan {
   }
 
   __device__ void Rank(int i, int half, int count) const {
-    const int num_groups = division_.sieve.num_groups;
+    const int num_groups = sieve().num_groups;
     const float own = room_.promises[i];
     int better = 0;
 #pragma unroll 4
@@ -99,16 +106,15 @@ class PartScan {
     }
     better += __shfl_xor_sync(kAll, better, 1);
     const int page = group_ + i * num_groups;
-    if (better < division_.sieve.keep) {
+    if (better < sieve().keep) {
       if (half == 0) room_.kept[better] = page;
     } else if (i < count) {
-      if (half == 0) page_keys_[page] = 0;
       for (int b = half * 4; b < half * 4 + 4; ++b) StoreScore(page, b, -INFINITY);
     }
   }
 
   __device__ void CopyRanges(int head) const {
-    room_.ranges.template Copy<kThreads>(s_.index, pages_ + group_, division_.sieve.num_groups,
+    room_.ranges.template Copy<kThreads>(s_.index, view_.pages + group_, sieve().num_groups,
                                          GroupPages(), head);
   }
 
@@ -125,7 +131,7 @@ class PartScan {
       if (first < kSieveGroupPages) {
         const PageRanges<kDim> lower(room_.ranges, first, head, s_.cache.head_dim);
         const PageRanges<kDim> upper(room_.ranges, first + 8, head, s_.cache.head_dim);
-        const float2 promises = Promises(s_, lower, upper, FirstRow(head), num_rows_);
+        const float2 promises = Promises(s_, lower, upper, FirstRow(head), view_.num_rows);
         best = {fmaxf(best.x, promises.x), fmaxf(best.y, promises.y)};
       }
       if (head + 1 < end_head_) __syncthreads();
@@ -138,11 +144,12 @@ class PartScan {
   }
 
   __device__ int64_t FirstRow(int head) const {
-    return int64_t{list_ - first_head_ + head} * s_.row_stride;
+    return int64_t{view_.first_list + head} * s_.row_stride;
   }
 
-  __device__ void ScanPage(int page) const {
-    const int64_t id = pages_[page];
+  // `number`: among those that are scanned.
+  __device__ void ScanPage(int page, int number) const {
+    const int64_t id = view_.pages[page];
     const int head_dim = kDim == 0 ? s_.cache.head_dim : kDim;
     float best[8 / kBits];
     for (float& score : best) score = -INFINITY;
@@ -152,15 +159,15 @@ class PartScan {
       keys.Load(s_.index, static_cast<const std::byte*>(s_.index.base) + id * s_.index.PageBytes() +
                               head * s_.index.HeadBytes());
 #pragma unroll 1
-      for (int row = 0; row < num_rows_; row += kTileRows) {
+      for (int row = 0; row < view_.num_rows; row += kTileRows) {
         ScoreTile(keys, TileOf(s_, FirstRow(head) + row), head_dim, s_.byte_dims(), best);
       }
     }
-    StoreScores(page, best);
+    StoreScores(page, number, best);
   }
 
   // A block's keys are slots of one field in 8 / kBits neighbouring groups of lanes.
-  __device__ void StoreScores(int page, float (&best)[8 / kBits]) const {
+  __device__ void StoreScores(int page, int number, float (&best)[8 / kBits]) const {
     constexpr int kLanes = 4 * 8 / kBits;
     float best_of_page = -INFINITY;
 #pragma unroll
@@ -177,34 +184,33 @@ class PartScan {
     for (int lanes = kLanes; lanes < 32; lanes *= 2) {
       best_of_page = fmaxf(best_of_page, __shfl_xor_sync(kAll, best_of_page, lanes));
     }
-    if (Lane() == 0) page_keys_[page] = KeyOf(best_of_page);
+    if (Lane() != 0) return;
+    const int64_t at = list() * s_.page_stride + number;
+    s_.page_keys[at] = KeyOf(best_of_page);
+    s_.page_numbers[at] = page;
   }
 
   __device__ int Candidate(int page, int block) const {
-    return page * kPageBlocks + block - first_block_ % kPageBlocks;
+    return page * kPageBlocks + block - view_.first_block % kPageBlocks;
   }
   __device__ bool IsCandidate(int page, int block) const {
     const int candidate = Candidate(page, block);
-    return candidate >= 0 && candidate < num_blocks_;
+    return candidate >= 0 && candidate < view_.num_blocks;
   }
   __device__ void StoreScore(int page, int block, float score) const {
-    if (IsCandidate(page, block)) scores_[Candidate(page, block)] = score;
+    if (!IsCandidate(page, block)) return;
+    s_.scores[list() * s_.score_stride + Candidate(page, block)] = score;
+  }
+  __device__ int64_t list() const {
+    return view_.first_list + first_head_;
   }
 
   const Scanning& s_;
   Room<kDim>& room_;
-  const QueryBlock& block_;
-  Division division_;
+  const BlockView& view_;
   int group_;
   int first_head_;
   int end_head_;
-  int64_t list_;
-  int first_block_;
-  int num_blocks_;
-  int num_rows_;
-  const int32_t* pages_;
-  float* scores_;
-  uint32_t* page_keys_;
 };
 
 // Of the blocks that have parts, the one whose parts count from `part` or before.
@@ -218,6 +224,21 @@ __device__ int BlockOfPart(const Scanning& s, int part) {
   return blocks - 1;
 }
 
+// By one warp.
+__device__ void View(const Scanning& s, int part, BlockView& view) {
+  const int number = BlockOfPart(s, part);
+  if (Lane() != 0) return;
+  const QueryBlock& block = s.blocks[number];
+  view.division = DivisionOf(s, block);
+  view.first_part = s.first_parts[number];
+  view.end_part = s.first_parts[number + 1];
+  view.first_list = number * s.cache.kv_heads;
+  view.first_block = FirstCandidate(block);
+  view.num_blocks = EndCandidate(block) - view.first_block;
+  view.num_rows = s.NumRows(block);
+  view.pages = s.pages + s.page_begin[block.sequence] + view.division.first_page;
+}
+
 // Parts of all query blocks, one after another, are dealt out to the CTAs.
 template <int kDim, int kBits>
 __global__ void __launch_bounds__(kThreads, kDim == 0 ? 1 : kResidentCtas)
@@ -226,18 +247,30 @@ __global__ void __launch_bounds__(kThreads, kDim == 0 ? 1 : kResidentCtas)
   auto& room = *reinterpret_cast<Room<kDim>*>(shared);
   WaitForPrevious();
   const int total = s.first_parts[s.num_blocks];
-  const auto scan = [&](int part) {
-    const int number = BlockOfPart(s, part);
-    return PartScan<kDim, kBits>(s, number, part - s.first_parts[number], room);
+  const auto view_part = [&](int part, BlockView& view) {
+    if (threadIdx.x < 32) View(s, part, view);
+    __syncthreads();
+  };
+  const auto scan = [&](int part, const BlockView& view) {
+    return PartScan<kDim, kBits>(s, view, part, room);
   };
   auto part = static_cast<int>(blockIdx.x);
-  if (part < total) scan(part).Prefetch();
-  for (; part < total; part += static_cast<int>(gridDim.x)) {
+  int current = 0;
+  if (part < total) {
+    view_part(part, room.views[0]);
+    scan(part, room.views[0]).Prefetch();
+  }
+  while (part < total) {
     const int next = part + static_cast<int>(gridDim.x);
-    scan(part).Run([&] {
-      if (next < total) scan(next).Prefetch();
+    const bool same = next >= total || next < room.views[current].end_part;
+    if (!same) view_part(next, room.views[1 - current]);
+    const BlockView& next_view = room.views[same ? current : 1 - current];
+    scan(part, room.views[current]).Run([&] {
+      if (next < total) scan(next, next_view).Prefetch();
     });
     __syncthreads();  // what is kept may change
+    if (!same) current = 1 - current;
+    part = next;
   }
   LetNextStart();
 }

@@ -1,7 +1,6 @@
 // The best of a scan's candidates, scored again with stored keys.
 #include <algorithm>
 
-#include "kernels/cuda/choose_keys.cuh"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/key_elements.cuh"
 #include "kernels/cuda/scanning.h"
@@ -13,12 +12,6 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr int64_t kMaxCtas = 64;  // of a list
 
-// Of the page that candidate `i` is in.
-__device__ uint32_t* PageKeyOf(const Scanning& s, int list, int i) {
-  const int first = FirstCandidate(s.blocks[list / s.cache.kv_heads]);
-  return s.page_keys + list * s.page_stride + (first + i) / kPageBlocks - first / kPageBlocks;
-}
-
 __global__ void __launch_bounds__(kThreads) ClearScoresKernel(const Scanning s) {
   const auto list = static_cast<int>(blockIdx.y);
   if (s.rerank_keeps[list] == 0) return;
@@ -26,9 +19,6 @@ __global__ void __launch_bounds__(kThreads) ClearScoresKernel(const Scanning s) 
   const auto first = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
   for (int i = first; i < s.counts[list]; i += static_cast<int>(gridDim.x) * kThreads) {
     scores[i] = -INFINITY;
-    // Every page has a candidate that is the first or the first of its page.
-    const int block = FirstCandidate(s.blocks[list / s.cache.kv_heads]) + i;
-    if (i == 0 || block % kPageBlocks == 0) *PageKeyOf(s, list, i) = 0;
   }
 }
 
@@ -76,9 +66,7 @@ __global__ void __launch_bounds__(kThreads) ScoreWithStoredKeysKernel(const Scan
     for (int lanes = 16; lanes > 0; lanes /= 2) {
       best = fmaxf(best, __shfl_xor_sync(~0u, best, lanes));
     }
-    if (lane != 0) continue;
-    s.scores[list * s.score_stride + candidate] = best;
-    atomicMax(PageKeyOf(s, list, candidate), KeyOf(best));
+    if (lane == 0) s.scores[list * s.score_stride + candidate] = best;
   }
 }
 

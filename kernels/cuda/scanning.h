@@ -45,8 +45,10 @@ struct Scanning {
 
   float* scores;  // [lists][score_stride], of the candidates
   int64_t score_stride;
-  // Of the pages with candidates the keys (choose_keys.cuh) of their best; 0: not scanned.
-  uint32_t* page_keys;  // [lists][page_stride]
+  // Of the pages that are scanned (Division::num_scanned), in any order: the keys (choose_keys.cuh)
+  // of their best candidates and their numbers, from the first with candidates.
+  uint32_t* page_keys;    // [lists][page_stride]
+  int32_t* page_numbers;  // [lists][page_stride]
   int64_t page_stride;
   int32_t* counts;      // [lists], candidates; 0: no list of the scan's
   int32_t* keeps;       // [lists], of them that are chosen
@@ -86,6 +88,9 @@ struct Division {
   int32_t num_lists;  // for which it is done
 
   __host__ __device__ int32_t num_parts() const { return num_groups * num_lists; }
+  __host__ __device__ int32_t num_scanned() const {
+    return sieve.num_groups > 0 ? sieve.num_groups * sieve.keep : num_pages;
+  }
 };
 
 __host__ __device__ inline Division DivisionOf(const Scanning& s, const QueryBlock& block) {
@@ -102,18 +107,19 @@ __host__ __device__ inline Division DivisionOf(const Scanning& s, const QueryBlo
 // Fills rows, bytes, totals and what says how many there are of what.
 void PrepareLists(const Scanning& s, const Context& context);
 
-// Fills scores and page_keys from the index; where all heads choose together, the first one's are
-// the best of all. `max_candidates` bounds those of a list.
+// Fills scores, page_keys and page_numbers from the index; where all heads choose together, the
+// first one's are the best of all. `max_candidates` bounds those of a list.
 void ScanPages(const Scanning& s, int64_t max_candidates, const Context& context);
 
-// Where blocks are scored again, scores of all others become -infinity, and page_keys follow.
+// Where blocks are scored again, scores of all others become -infinity.
 void ScoreWithStoredKeys(const Scanning& s, int64_t max_candidates, const Context& context);
 
 // Whether ChooseBlocks can.
 bool CanChooseBlocks(int64_t max_candidates, int32_t max_keep_blocks);
 
-// Chooses by scores and page_keys what becomes the final lists in `selection`, of a block's slot in
-// `layer`, and counts what was chosen before. For all blocks whose lists are the scan's to change.
+// Chooses by scores and pages' keys, which hold where nothing was scored again, what becomes the
+// final lists in `selection`, of a block's slot in `layer`, and counts what was chosen before. For
+// all blocks whose lists are the scan's to change.
 void ChooseBlocks(const Scanning& s, const Selection& selection, int64_t layer,
                   int64_t max_candidates, Context& context);
 

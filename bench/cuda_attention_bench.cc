@@ -287,12 +287,12 @@ void PrintSparse(Kernels& kernels, Context& context, double bandwidth) {
 void PrintPrompt(Kernels& kernels, Context& context, double bandwidth) {
   const AttentionPolicy policy = PolicyOf(SelectorName::kHip);
   context.ReserveSlots(kChunkTokens / kQueryBlockTokens + 1, SelectionCapacity(policy));
-  const auto run = [&](bool select) {
+  const auto run = [&](int32_t layer_class, bool select) {
     PlanBuilder plan;
     for (int64_t begin = context.length() - kPromptTokens; begin < context.length();
          begin += kChunkTokens) {
       plan.Clear(/*first_prompt_slot=*/1);
-      plan.Add({.policy = &policy, .decode_begin = context.length()}, /*layer_class=*/0,
+      plan.Add({.policy = &policy, .decode_begin = context.length()}, layer_class,
                /*sequence=*/0, /*first_row=*/0, begin, begin + kChunkTokens);
       context.Begin(begin, begin + kChunkTokens, plan.plan());
       if (select) context.Select(0);
@@ -300,14 +300,17 @@ void PrintPrompt(Kernels& kernels, Context& context, double bandwidth) {
     }
   };
   PrintRow("hip: prompt's last 32768 tokens", context.length(),
-           MedianSeconds(kernels, 3, [&] { run(true); }), 0, bandwidth);
+           MedianSeconds(kernels, 3, [&] { run(0, true); }), 0, bandwidth);
+  PrintRow("the same in the first three layers", context.length(),
+           MedianSeconds(kernels, 3, [&] { run(1, true); }), 0, bandwidth);
   PrintRow("the same without selecting", context.length(),
-           MedianSeconds(kernels, 3, [&] { run(false); }), 0, bandwidth);
+           MedianSeconds(kernels, 3, [&] { run(0, false); }), 0, bandwidth);
 }
 
 int Main(int argc, char** argv) {
   const double bandwidth = argc > 1 ? std::atof(argv[1]) * 1e9 : 3.04e12;
   const DType type = argc > 2 && std::string(argv[2]) == "f8" ? DType::kF8 : DType::kBF16;
+  const bool only_prompts = argc > 3 && std::string(argv[3]) == "prompts";
   std::string why;
   const std::unique_ptr<Kernels> kernels = MakeCudaKernels(DType::kBF16, &why);
   if (kernels == nullptr) {
@@ -319,8 +322,10 @@ int Main(int argc, char** argv) {
              bandwidth / 1e9);
   for (const int64_t length : {131072, 1048576}) {
     Context context(*kernels, length, type);
-    PrintDense(*kernels, context, bandwidth);
-    PrintSparse(*kernels, context, bandwidth);
+    if (!only_prompts) {
+      PrintDense(*kernels, context, bandwidth);
+      PrintSparse(*kernels, context, bandwidth);
+    }
     PrintPrompt(*kernels, context, bandwidth);
   }
   return 0;
@@ -329,7 +334,7 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace everlong
 
-// Usage: everlong_cuda_attention_bench [GB/S OF THE DEVICE'S MEMORY [bf16|f8]]
+// Usage: everlong_cuda_attention_bench [GB/S OF THE DEVICE'S MEMORY [bf16|f8 [prompts]]]
 int main(int argc, char** argv) {
   return everlong::Main(argc, argv);
 }

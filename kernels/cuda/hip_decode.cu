@@ -27,8 +27,8 @@ class Pass {
 
   __device__ void LoadKeys(const Probing& p, int64_t head_bytes, int64_t left, int64_t right) {
     const auto* base = static_cast<const std::byte*>(p.cache.base) + head_bytes;
-    left_.template Load<false>(base, left, p.cache.head_dim);
-    right_.template Load<false>(base, right, p.cache.head_dim);
+    left_.Load(base, left, p.cache.head_dim);
+    right_.Load(base, right, p.cache.head_dim);
   }
 
   // Raises the best scores of the keys loaded; `number`: of the chunk.

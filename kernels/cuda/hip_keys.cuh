@@ -23,6 +23,16 @@ struct Shape {
   static constexpr int kRowTiles = RowTiles(kDim);
 };
 
+// A token's key in its KV block.
+template <class Kv>
+struct KeyAddress {
+  __device__ KeyAddress(const std::byte* block, int token, int head_dim)
+      : elements(block + token * head_dim * Kv::kBytes),
+        scale(block + 2 * kBlockTokens * head_dim * Kv::kBytes + 4 * token) {}
+  const std::byte* elements;
+  const std::byte* scale;  // where Kv has one
+};
+
 // A lane's part of a key, as stored.
 template <class S>
 struct StoredKey {
@@ -31,23 +41,30 @@ struct StoredKey {
   float scale;
 
   // `base`: what `place` (KeyPlace) counts from.
-  template <bool kCached>
   __device__ void Load(const std::byte* base, int64_t place, int head_dim) {
     const auto token = static_cast<int>(place % kBlockTokens);
-    const std::byte* block = base + (place - token);
-    const std::byte* key = block + token * head_dim * Kv::kBytes;
+    const KeyAddress<Kv> key(base + (place - token), token, head_dim);
 #pragma unroll
     for (int j = 0; j < S::kSteps; ++j) {
       const int dim = 32 * j + 8 * (threadIdx.x % 4);
-      chunks[j] = LoadChunk<Kv, S::kDim, S::kPadded, kCached>(key, dim, head_dim);
+      chunks[j] = LoadChunk<Kv, S::kDim, S::kPadded>(key.elements, dim, head_dim);
     }
     scale = 1.0f;
-    if constexpr (Kv::kScaled) {
-      const std::byte* scales = block + 2 * kBlockTokens * head_dim;
-      scale = __uint_as_float(LoadCached<1>(scales + 4 * token).w[0]);
-    }
+    if constexpr (Kv::kScaled) scale = __uint_as_float(LoadCached<1>(key.scale).w[0]);
   }
 };
+
+// A lane's part of a key in step `j` and of what is paired with it, from 0 to `position`.
+template <class S>
+__device__ void TurnStep(Words<4>& first, Words<4>& second, const RopeTable& rope, int half_dim,
+                         int position, int j) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int pair = 32 * j + 8 * (threadIdx.x % 4) + 2 * i;
+    if (S::kPadded && pair >= half_dim) continue;
+    Turn(first.w[i], second.w[i], TurnsOf(rope, half_dim, position, pair));
+  }
+}
 
 // A lane's part of a key as products take it.
 template <class S>
@@ -63,13 +80,7 @@ struct Key {
   __device__ void Rotate(const RopeTable& rope, int half_dim, int position) {
 #pragma unroll
     for (int j = 0; j < S::kSteps / 2; ++j) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int pair = 32 * j + 8 * (threadIdx.x % 4) + 2 * i;
-        if (S::kPadded && pair >= half_dim) continue;
-        Turn(chunks[j].w[i], chunks[j + S::kSteps / 2].w[i],
-             TurnsOf(rope, half_dim, position, pair));
-      }
+      TurnStep<S>(chunks[j], chunks[j + S::kSteps / 2], rope, half_dim, position, j);
     }
   }
 };

@@ -1,6 +1,7 @@
 // Select, against the definitions of its selectors.
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <tuple>
 
 #include "gtest/gtest.h"
@@ -18,6 +19,7 @@ struct Case {
   std::string name;
   SelectParams params;
   int32_t bits = 4;
+  int32_t head_dim = 32;
 };
 
 void PrintTo(const Case& c, std::ostream* out) {
@@ -66,7 +68,10 @@ std::vector<Case> HipCases() {
           {"HipUnrotatedLastProbeOverHeads", unrotated},
           {"HipEveryKey", every_key},
           {"HipInOneStage", one_stage},
-          {"HipWithWideChunks", wide}};
+          {"HipWithWideChunks", wide},
+          {"HipOf64Dimensions", by_chunk, 4, 64},
+          {"HipOf128Dimensions", hip, 4, 128},
+          {"HipByChunkOf128Dimensions", by_chunk, 4, 128}};
 }
 
 // Query blocks of up to 64 rows with sinks, window and a slot each.
@@ -123,30 +128,29 @@ HostIndex IndexOf(const Step& step, const HostCache& cache, int32_t bits) {
 //   kNormal        any values and turns
 enum class Drawing { kIntegers, kQuarterTurns, kNormal };
 
-constexpr int64_t kHeadDim = 32;
-
-const std::vector<float>& QuarterTurns() {
-  static const std::vector<float> turns = [] {
-    std::vector<float> inv_freq(kHeadDim / 2);
-    for (size_t i = 0; i < inv_freq.size(); ++i) {
-      inv_freq[i] = static_cast<float>(static_cast<double>(i % 4) * std::acos(0.0));
-    }
-    return inv_freq;
-  }();
-  return turns;
+// Of 16 pairs of dimensions, however many there are: quarters of a float are not exact.
+const float* QuarterTurns(int32_t head_dim) {
+  static std::map<int32_t, std::vector<float>> known;
+  std::vector<float>& inv_freq = known[head_dim];
+  inv_freq.resize(head_dim / 2);
+  const int32_t apart = head_dim / 32;
+  for (int32_t i = 0; i < head_dim / 2; i += apart) {
+    inv_freq[i] = static_cast<float>(static_cast<double>(i / apart % 4) * std::acos(0.0));
+  }
+  return inv_freq.data();
 }
 
 // Means of four neighbouring rows are of few bits: 127 stands in even dimensions of even rows and
 // in odd ones of odd rows.
-Values DrawQueries(Drawing drawing, const Step& step, int32_t heads, DType type,
+Values DrawQueries(Drawing drawing, const Step& step, int32_t heads, int32_t head_dim, DType type,
                    std::mt19937& random) {
-  const int64_t row_width = heads * kHeadDim;
+  const int64_t row_width = int64_t{heads} * head_dim;
   Values q = RandomValues(random, step.num_tokens() * row_width, type);
   if (drawing == Drawing::kQuarterTurns) {
     for (float& v : q) v = static_cast<float>(random() % 4 * 2 + 1);
   } else if (drawing == Drawing::kIntegers) {
     for (float& v : q) v = static_cast<float>(static_cast<int32_t>(random() % 5) - 2) * 4;
-    for (size_t head = 0; head < q.size(); head += kHeadDim) {
+    for (size_t head = 0; head < q.size(); head += head_dim) {
       q[head + random() % 16 * 2 + head / row_width % 2] = 127.0f;
     }
   }
@@ -156,7 +160,7 @@ Values DrawQueries(Drawing drawing, const Step& step, int32_t heads, DType type,
 SelectProblem MakeProblem(const Case& c, const KvFamily& kv, Drawing drawing, uint32_t seed) {
   std::mt19937 random(seed);
   const AttentionShape shape = {
-      .q_heads = 6, .kv_heads = 2, .head_dim = kHeadDim, .rotate = drawing != Drawing::kIntegers};
+      .q_heads = 6, .kv_heads = 2, .head_dim = c.head_dim, .rotate = drawing != Drawing::kIntegers};
   Step step = SelectingStep(random);
   HostCache cache(kv.kv_type, shape.kv_heads, shape.head_dim, step.num_pages(), kLayers);
   if (drawing == Drawing::kNormal) {
@@ -167,7 +171,7 @@ SelectProblem MakeProblem(const Case& c, const KvFamily& kv, Drawing drawing, ui
     }
   }
   const DType type = kv.family.activation_type();
-  Values q = DrawQueries(drawing, step, shape.q_heads, type, random);
+  Values q = DrawQueries(drawing, step, shape.q_heads, shape.head_dim, type, random);
   HostSelection selection(kLayers, static_cast<int32_t>(step.blocks.size()), shape.kv_heads, 40);
   for (std::vector<int32_t>& list : selection.lists) list.assign(3, 7);
   HostIndex index = IndexOf(step, cache, c.bits);
@@ -178,8 +182,8 @@ SelectProblem MakeProblem(const Case& c, const KvFamily& kv, Drawing drawing, ui
           .selection = std::move(selection),
           .q = std::move(q),
           .activation_type = type,
-          .inv_freq = drawing == Drawing::kQuarterTurns ? QuarterTurns().data()
-                                                        : InverseFrequencies(kHeadDim, 1.0),
+          .inv_freq = drawing == Drawing::kQuarterTurns ? QuarterTurns(c.head_dim)
+                                                        : InverseFrequencies(c.head_dim, 1.0),
           .quarter_turns = drawing == Drawing::kQuarterTurns,
           .selects = {c.params},
           .layer = kLayer};

@@ -7,6 +7,7 @@
 #include "kernels/check.h"
 #include "kernels/cuda/choose_best.h"
 #include "kernels/cuda/error.h"
+#include "kernels/cuda/reduce.cuh"
 
 namespace everlong::cuda {
 namespace {
@@ -57,11 +58,7 @@ __device__ void FindDigit(int wanted, Room<kThreads>& room) {
   const Own own = *reinterpret_cast<const Own*>(room.histogram + first);
   int sum = 0;
   for (const uint32_t count : own.counts) sum += static_cast<int>(count);
-  int inclusive = sum;
-  for (int lanes = 1; lanes < 32; lanes *= 2) {
-    const int other = __shfl_up_sync(kAll, inclusive, lanes);
-    if (lane >= lanes) inclusive += other;
-  }
+  const int inclusive = InclusiveSum(sum);
   if (lane == 31) room.warp_sums[0][warp] = inclusive;
   __syncthreads();
   int above = SumOfWarpsBefore<kThreads>(room.warp_sums[0]) + inclusive - sum;

@@ -9,6 +9,7 @@
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/linear-inl.h"
 #include "kernels/cuda/operations.h"
+#include "kernels/cuda/reduce.cuh"
 
 namespace everlong::cuda {
 namespace {
@@ -43,18 +44,6 @@ __global__ void EmbedTokens(const W* table, const float* scales, const int32_t* 
   }
 }
 
-// The sum over all threads of the CTA, to each of them.
-__device__ float SumOverThreads(float value) {
-  __shared__ float warp_sums[kMaxThreads / 32];
-  const unsigned lane = threadIdx.x % 32;
-  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(~0u, value, step);
-  if (lane == 0) warp_sums[threadIdx.x / 32] = value;
-  __syncthreads();
-  value = lane < blockDim.x / 32 ? warp_sums[lane] : 0.0f;
-  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(~0u, value, step);
-  return value;
-}
-
 // Brings the line of an address into the cache of the device.
 __device__ void Prefetch(const void* address) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
@@ -77,7 +66,7 @@ __global__ void NormalizeRows(const float* x, const float* weight, const int32_t
 #pragma unroll
     for (int j = 0; j < kCount; ++j) squares += in.at[j] * in.at[j];
   }
-  const float mean = SumOverThreads(squares) / static_cast<float>(width);
+  const float mean = SumBlock(squares) / static_cast<float>(width);
   const float factor = 1.0f / sqrtf(mean + eps);
   for (int64_t i = threadIdx.x; i < width / kCount; i += blockDim.x) {
     const Vector<float, kCount> in = from[i];

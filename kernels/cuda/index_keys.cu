@@ -7,6 +7,7 @@
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/key_elements.cuh"
 #include "kernels/cuda/operations.h"
+#include "kernels/cuda/reduce.cuh"
 
 namespace everlong::cuda {
 namespace {
@@ -78,10 +79,7 @@ __device__ float LevelDistance(const float (&x)[kLaneQuads][4], int bits, int di
       sum = bits == 4 ? fmaxf(sum, fabsf(v)) : sum + (bits == 2 ? v * v : fabsf(v));
     }
   }
-  for (int lanes = 16; lanes > 0; lanes /= 2) {
-    const float other = __shfl_xor_sync(~0u, sum, lanes);
-    sum = bits == 4 ? fmaxf(sum, other) : sum + other;
-  }
+  sum = ReduceWarp(sum, [bits](float a, float b) { return bits == 4 ? fmaxf(a, b) : a + b; });
   const auto n = static_cast<float>(dim);
   if (bits == 4) return sum / 7.5f;
   return bits == 2 ? sqrtf(sum / n) : 2.0f * sum / n;

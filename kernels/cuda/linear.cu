@@ -6,6 +6,7 @@
 #include "kernels/cuda/linear-inl.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/operations.h"
+#include "kernels/cuda/reduce.cuh"
 
 namespace everlong::cuda {
 namespace {
@@ -32,7 +33,7 @@ __global__ void MultiplyPlainly(const W* w, const BF16* x, int64_t x_stride, int
   for (int64_t k = lane; k < inputs; k += 32) {
     sum += static_cast<float>(x[r * x_stride + k]) * static_cast<float>(w[n * inputs + k]);
   }
-  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+  sum = ReduceWarp(sum, Sum());
   if (lane == 0) output.Store(r, n, sum);
 }
 

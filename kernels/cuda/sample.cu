@@ -7,10 +7,10 @@
 #include <memory>
 
 #include "kernels/check.h"
-#include "kernels/cuda/block_reduce.cuh"
 #include "kernels/cuda/draw.cuh"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/operations.h"
+#include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/sample_row.cuh"
 
 namespace everlong::cuda {

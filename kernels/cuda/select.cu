@@ -1,9 +1,9 @@
 // Selection: each selector chooses for its query blocks, and what it chose becomes their final
 // lists here.
-#include "kernels/cuda/block_reduce.cuh"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/hip.h"
 #include "kernels/cuda/operations.h"
+#include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/scan.h"
 #include "kernels/cuda/select.h"
 

@@ -10,6 +10,7 @@
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/operations.h"
+#include "kernels/cuda/reduce.cuh"
 
 namespace everlong::cuda {
 namespace {
@@ -62,9 +63,7 @@ __device__ void StoreF8(const HeadVector& vector, int dim, std::byte* to, float*
   for (int i = 0; i < kLaneParts; ++i) {
     for (const float x : vector.x[i]) largest = MaxOrNan(largest, fabsf(x));
   }
-  for (int lanes = 1; lanes < 32; lanes *= 2) {
-    largest = MaxOrNan(largest, __shfl_xor_sync(~0u, largest, lanes));
-  }
+  largest = ReduceWarp(largest, MaxOrNan);
   const float stored = largest / 448.0f;
   if (threadIdx.x % 32 == 0) *scale = stored;
   const float divisor = stored == 0.0f ? 1.0f : stored;

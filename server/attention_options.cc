@@ -29,7 +29,7 @@ const Words<PositionRule> kPositions = {{"auto", PositionRule::kAuto},
 const Words<bool> kChunkScores = {{"path", false}, {"last", true}};
 const Words<bool> kHeadReductions = {{"kv_head", false}, {"all", true}};
 
-absl::Status Invalid(std::string message) {
+absl::Status Invalid(const std::string& message) {
   return absl::InvalidArgumentError(message);
 }
 

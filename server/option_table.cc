@@ -16,7 +16,7 @@ namespace {
 
 using Read = std::function<absl::Status(const std::string&, ServerOptions&)>;
 
-absl::Status Invalid(std::string message) {
+absl::Status Invalid(const std::string& message) {
   return absl::InvalidArgumentError(message);
 }
 
@@ -40,7 +40,7 @@ Read Text(std::string ServerOptions::*member) {
   };
 }
 
-Read OneOf(std::string ServerOptions::*member, std::vector<std::string> choices) {
+Read OneOf(std::string ServerOptions::*member, const std::vector<std::string>& choices) {
   return [=](const std::string& value, ServerOptions& options) {
     for (const std::string& choice : choices) {
       if (value != choice) continue;

@@ -17,7 +17,7 @@ constexpr int kMaxStopTokens = 64;
 constexpr int kMaxLogitBias = 1024;
 constexpr int kMaxPriority = 100;
 
-absl::Status Invalid(std::string message) {
+absl::Status Invalid(const std::string& message) {
   return absl::InvalidArgumentError(message);
 }
 

@@ -13,13 +13,9 @@
 namespace everlong::cuda::scan {
 namespace {
 
-#ifndef SCAN_WARPS
-#define SCAN_WARPS 8
-#define SCAN_CTAS 2
-#endif
-constexpr int kWarps = SCAN_WARPS;
+constexpr int kWarps = 8;
 constexpr int kThreads = 32 * kWarps;
-constexpr int kResidentCtas = SCAN_CTAS;  // of an SM
+constexpr int kResidentCtas = 2;  // of an SM
 static_assert(kThreads >= 2 * kSieveGroupPages && kWarps * kWarpPages >= kSieveGroupPages);
 
 template <int kDim>

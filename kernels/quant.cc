@@ -1,6 +1,5 @@
 #include "kernels/quant.h"
 
-#include <algorithm>
 #include <cstring>
 
 #include "kernels/check.h"

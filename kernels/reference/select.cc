@@ -1,6 +1,5 @@
 // Block selection for one query block: greedy probing in stages or an exhaustive scan.
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <numeric>
 

@@ -319,6 +319,36 @@ TEST_P(AttentionInvarianceTest, QueryIgnoresWhatFollowsIt) {
   for (size_t i = seen; i < after.size(); ++i) ASSERT_FALSE(std::abs(after[i]) < 1e6f) << i;
 }
 
+// A backend may read keys ahead of the step, but not those that the step stores.
+TEST_P(AttentionInvarianceTest, TokenReadsWhatItsStepStores) {
+  const auto& [backend, kv_type] = GetParam();
+  Device device(backend);
+  const AttentionShape shape = {.q_heads = 4, .kv_heads = 2, .head_dim = 128};
+  for (const int64_t context : {700, 5000}) {
+    const DType type = device.activation_type();
+    auto problem = AttentionProblem::Dense(shape, kv_type, type, {{context, 1}});
+    problem.step.num_decode = 1;
+    AttentionArgs args = problem.Place(device);
+    void* qkv = device.PlaceActivations(RandomValues(problem.random, args.q_stride, type));
+    args.q = qkv;
+    args.out = device.PlaceActivations(Values(problem.out_width()));
+    const auto run = [&](bool store) {
+      device->BeginStep(problem.step.Layout());
+      if (store) {
+        device->StoreKv(
+            {.cache = args.cache, .qkv = qkv, .layer = args.layer, .q_heads = shape.q_heads});
+      }
+      device->Attention(args);
+      return device.ReadActivations(args.out, problem.out_width());
+    };
+    const Values before = run(false);
+    const Values stored = run(true);
+    ExpectSameBits(run(false), stored);
+    EXPECT_NE(stored, before);
+    device.FreePlaced();
+  }
+}
+
 TEST_P(AttentionInvarianceTest, RowsOfNoBlockAreLeftAlone) {
   const auto& [backend, kv_type] = GetParam();
   Device device(backend);

@@ -189,8 +189,30 @@ void PrintRow(const std::string& what, int64_t length, double seconds, int64_t b
   const double rate = static_cast<double>(bytes) / seconds;
   const std::string reads =
       bytes == 0 ? "| |" : fmt::format("{:.0f} | {:.0f} % |", rate / 1e9, 100 * rate / bandwidth);
-  fmt::print("| {} | {} | {:.1f} | {}\n", what, length, 1e6 * seconds, reads);
+  fmt::print("| {} | {} | {:.1f} | {} |\n", what, length, 1e6 * seconds, reads);
   std::fflush(stdout);
+}
+
+// Of a prompt's chunk, whose products are counted and not its bytes.
+void PrintPromptRow(const std::string& what, int64_t length, double seconds, double flops) {
+  fmt::print("| {} | {} | {:.1f} | | | {:.0f} |\n", what, length, 1e6 * seconds,
+             flops / seconds / 1e12);
+  std::fflush(stdout);
+}
+
+// Of a plan whose first token is at position `begin`, where selections are full.
+double Flops(const AttentionPlan& plan, int64_t begin) {
+  double pairs = 0.0;  // of a query and a key that it reads
+  for (int32_t b = 0; b < plan.num_blocks; ++b) {
+    const QueryBlock& block = plan.blocks[b];
+    const int64_t selected =
+        block.select < 0 ? 0 : plan.selects[block.select].keep_blocks * kBlockTokens;
+    const int64_t first = begin + block.first_row - block.window_begin + 1;
+    const double mean =
+        static_cast<double>(block.num_sinks + selected + first) + 0.5 * (block.num_rows - 1);
+    pairs += mean * block.num_rows;
+  }
+  return 4.0 * kQHeads * kHeadDim * pairs;
 }
 
 void PrintDense(Kernels& kernels, Context& context, double bandwidth) {
@@ -285,8 +307,10 @@ void PrintSparse(Kernels& kernels, Context& context, const char* name,
 void PrintPrompt(Kernels& kernels, Context& context, double bandwidth) {
   const AttentionPolicy policy = PolicyOf(SelectorName::kHip);
   context.ReserveSlots(kChunkTokens / kQueryBlockTokens + 1, SelectionCapacity(policy));
+  double flops = 0.0;
   const auto run = [&](int32_t layer_class, bool select) {
     PlanBuilder plan;
+    flops = 0.0;
     for (int64_t begin = context.length() - kPromptTokens; begin < context.length();
          begin += kChunkTokens) {
       plan.Clear(/*first_prompt_slot=*/1);
@@ -295,21 +319,36 @@ void PrintPrompt(Kernels& kernels, Context& context, double bandwidth) {
       context.Begin(begin, begin + kChunkTokens, plan.plan());
       if (select) context.Select(0);
       context.Attend(0);
+      flops += Flops(plan.plan(), begin);
     }
   };
   PrintRow("hip: prompt's last 32768 tokens", context.length(),
            MedianSeconds(kernels, 3, [&] { run(0, true); }), 0, bandwidth);
   PrintRow("the same in the first three layers", context.length(),
            MedianSeconds(kernels, 3, [&] { run(1, true); }), 0, bandwidth);
-  PrintRow("the same without selecting", context.length(),
-           MedianSeconds(kernels, 3, [&] { run(0, false); }), 0, bandwidth);
+  const double seconds = MedianSeconds(kernels, 3, [&] { run(0, false); });
+  PrintPromptRow("the same without selecting", context.length(), seconds, flops);
+}
+
+void PrintDensePrompt(Kernels& kernels, Context& context) {
+  const QueryBlock block = {.num_rows = kChunkTokens};
+  const AttentionPlan plan = {.num_blocks = 1, .blocks = &block};
+  const int64_t begin = context.length() - kChunkTokens;
+  const double seconds = MedianSeconds(kernels, 3, [&] {
+    context.Begin(begin, context.length(), plan);
+    context.Attend(0);
+  });
+  PrintPromptRow("dense: prompt's last 8192 tokens", context.length(), seconds, Flops(plan, begin));
 }
 
 int Main(int argc, char** argv) {
   const double bandwidth = argc > 1 ? std::atof(argv[1]) * 1e9 : 3.04e12;
   const DType type = argc > 2 && std::string(argv[2]) == "f8" ? DType::kF8 : DType::kBF16;
-  const bool only_prompts = argc > 3 && std::string(argv[3]) == "prompts";
-  const int32_t sieve = argc > 3 && !only_prompts ? std::atoi(argv[3]) : -1;
+  const std::string what = argc > 3 ? argv[3] : "all";
+  const bool all = what == "all";
+  const int32_t sieve = all || what == "prompts" ? 0 : std::atoi(what.c_str());
+  std::vector<int64_t> lengths = {131072, 1048576};
+  if (argc > 4) lengths = {std::atoll(argv[4])};
   std::string why;
   const std::unique_ptr<Kernels> kernels = MakeCudaKernels(DType::kBF16, &why);
   if (kernels == nullptr) {
@@ -317,20 +356,22 @@ int Main(int argc, char** argv) {
     return 1;
   }
   fmt::print("{}, {} KV\n\n", kernels->description(), type == DType::kF8 ? "fp8" : "bf16");
-  fmt::print("| per layer | context | us | GB/s | of {:.0f} |\n|---|---|---|---|---|\n",
-             bandwidth / 1e9);
-  for (const int64_t length : {131072, 1048576}) {
+  fmt::print(
+      "| per layer | context | us | GB/s | of {:.0f} | TFLOP/s |\n|---|---|---|---|---|---|\n",
+      bandwidth / 1e9);
+  for (const int64_t length : lengths) {
     Context context(*kernels, length, type);
-    const bool all = sieve < 0 && !only_prompts;
     if (all) {
       PrintDense(*kernels, context, bandwidth);
       PrintSparse(*kernels, context, "hip", PolicyOf(SelectorName::kHip), bandwidth);
     }
-    if (!only_prompts) {
-      PrintSparse(*kernels, context, "scan", PolicyOf(SelectorName::kScan, std::max(sieve, 0)),
-                  bandwidth);
+    if (what != "prompts") {
+      PrintSparse(*kernels, context, "scan", PolicyOf(SelectorName::kScan, sieve), bandwidth);
     }
-    if (sieve < 0) PrintPrompt(*kernels, context, bandwidth);
+    if (all || what == "prompts") {
+      PrintPrompt(*kernels, context, bandwidth);
+      PrintDensePrompt(*kernels, context);
+    }
   }
   return 0;
 }
@@ -338,8 +379,8 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace everlong
 
-// Usage: everlong_cuda_attention_bench [GB/S OF THE DEVICE'S MEMORY [bf16|f8 [prompts|SIEVE]]]
-// With SIEVE only the scan is timed, sieved so; 0: as by default.
+// Usage: everlong_cuda_attention_bench [GB/S OF THE DEVICE'S MEMORY [bf16|f8 [all|prompts|SIEVE
+// [CONTEXT]]]]. With SIEVE only the scan is timed, sieved so; 0: as by default.
 int main(int argc, char** argv) {
   return everlong::Main(argc, argv);
 }

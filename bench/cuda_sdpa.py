@@ -1,5 +1,6 @@
 """What PyTorch's attention takes to decode, beside everlong_cuda_attention_bench:
-one query, the heads of Llama-3.1-8B, bf16, every backend. Also what reading memory takes.
+one query, the heads of Llama-3.1-8B, bf16, every backend; and for 8192 queries, all of which see
+all keys. Also what reading memory takes.
 """
 
 import statistics
@@ -53,6 +54,19 @@ def best(context, flush):
     return times, 2 * k.numel() * k.element_size()
 
 
+def print_prompt(context, flush, queries=8192):
+    q = torch.randn(1, Q_HEADS, queries, DIM, device="cuda", dtype=torch.bfloat16)
+    shape = (1, KV_HEADS, context, DIM)
+    k, v = (torch.randn(shape, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    flops = 4 * Q_HEADS * DIM * queries * context
+    for name in ("flash", "cudnn"):
+        with sdpa_kernel(BACKENDS[name]):
+            work = lambda: F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+            us = median_us(work, flush, runs=3)
+        print(f"{queries} queries, {context} tokens, {name}: {us:.0f} us, "
+              f"{flops / us / 1e6:.0f} TFLOP/s")
+
+
 def main():
     print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}")
     flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
@@ -60,6 +74,7 @@ def main():
     us = median_us(words.max, flush)
     print(f"reading memory: {4 * words.numel() / us / 1e3:.0f} GB/s")
     del words
+    print_prompt(131072, flush)
     for context in (131072, 1048576):
         times, size = best(context, flush)
         for name, us in sorted(times.items(), key=lambda item: item[1]):

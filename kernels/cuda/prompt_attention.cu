@@ -11,6 +11,7 @@
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/operations.h"
 #include "kernels/cuda/prompt_fold.cuh"
+#include "kernels/cuda/prompt_hopper.h"
 #include "kernels/cuda/prompt_tiles.cuh"
 
 namespace everlong::cuda {
@@ -111,7 +112,9 @@ void PromptAttention(const AttentionArgs& args, const Step& step, Context& conte
   EVERLONG_CHECK(args.q_stride % 4 == 0);
   RopeTable rope;
   if (args.rotate) rope = context.ropes.Get(args.rope, cache.head_dim);
-  if (cache.type == DType::kF8) {
+  if (HasHopperPromptAttention(args, context)) {
+    HopperPromptAttention(args, step, rope, context);
+  } else if (cache.type == DType::kF8) {
     prompt::LaunchFor<F8Kv>(args, step, rope, context);
   } else {
     EVERLONG_CHECK(cache.type == DType::kBF16);

@@ -19,6 +19,7 @@ const std::vector<AttentionShape>& Shapes() {
       {.q_heads = 4, .kv_heads = 1, .head_dim = 80, .frequency = 1000.0},
       {.q_heads = 6, .kv_heads = 2, .head_dim = 96, .rope_scale = 1.25f},
       {.q_heads = 8, .kv_heads = 1, .head_dim = 128},
+      {.q_heads = 8, .kv_heads = 2, .head_dim = 128, .rope_scale = 1.25f},
       {.q_heads = 5, .kv_heads = 5, .head_dim = 24, .frequency = 5000.0}};
   return shapes;
 }

@@ -12,6 +12,7 @@
 #include "kernels/check.h"
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/error.h"
+#include "kernels/cuda/linear.h"
 #include "kernels/cuda/operations.h"
 #include "kernels/cuda/step_graphs.h"
 #include "kernels/kernels.h"
@@ -22,6 +23,31 @@ namespace {
 struct DestroyStream {
   void operator()(cudaStream_t stream) const { cudaStreamDestroy(stream); }
 };
+
+// Whether the result of the first is what the second takes, and neither overwrites what the other
+// reads.
+bool Feeds(const RmsNormArgs& norm, const MatMulArgs& product) {
+  return norm.out == product.x && norm.rows == product.rows && norm.width == product.w.cols &&
+         norm.width == product.x_stride && product.mode != MatMulOut::kAddF32 &&
+         product.out != norm.x;
+}
+bool Feeds(const MatMulArgs& product, const GatedActivationArgs& gate) {
+  return product.out == gate.gate_up && product.mode == MatMulOut::kActivations &&
+         product.rows == gate.rows && product.w.rows == int64_t{2} * gate.width &&
+         product.out_stride == product.w.rows && gate.out != product.x;
+}
+
+// The product that `calls` begin with, with the norm before it and the activation after it.
+ProductCalls ProductAt(std::span<const Call> calls) {
+  const auto* norm = std::get_if<RmsNormArgs>(&calls.front());
+  if (norm != nullptr) calls = calls.subspan(1);
+  if (calls.empty()) return {};
+  const auto* product = std::get_if<MatMulArgs>(&calls.front());
+  if (product == nullptr || (norm != nullptr && !Feeds(*norm, *product))) return {};
+  const auto* gate = calls.size() < 2 ? nullptr : std::get_if<GatedActivationArgs>(&calls[1]);
+  if (gate != nullptr && !Feeds(*product, *gate)) gate = nullptr;
+  return {.product = product, .norm = norm, .gate = gate};
+}
 
 // A step of decoded tokens is kept as a list of calls and launched as a whole by Sync; the calls of
 // any other step are launched at once.
@@ -148,10 +174,21 @@ class CudaKernels : public Kernels {
     key_ = buffer_.shape();
     key_.push_back(buffer_.generation());
     key_.push_back(SamplerGeneration(*sampler_));
-    graphs_.Run(key_, launching_, context_.stream, [this] {
-      for (const Call& call : launching_) Launch(call);
-    });
+    graphs_.Run(key_, launching_, context_.stream, [this] { LaunchAll(launching_); });
     sample_ = sample;
+  }
+
+  void LaunchAll(std::span<const Call> calls) {
+    while (!calls.empty()) {
+      const ProductCalls product = ProductAt(calls);
+      if (product.product == nullptr) {
+        Launch(calls.front());
+        calls = calls.subspan(1);
+        continue;
+      }
+      calls = calls.subspan(1 + (product.norm != nullptr) + (product.gate != nullptr));
+      cuda::MatMul(*linear_, product, step(), context_);
+    }
   }
 
   void Launch(const Call& call) {

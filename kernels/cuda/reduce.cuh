@@ -50,16 +50,6 @@ __device__ T ReduceBlock(T value, const Combine& combine) {
   return ReduceWarp<kWarps>(parts[threadIdx.x % kWarps], combine);
 }
 
-// The sum over a block of any number of warps, to each thread, once in a kernel.
-__device__ inline float SumBlock(float value) {
-  __shared__ float sums[32];
-  const unsigned lane = threadIdx.x % 32;
-  value = ReduceWarp(value, Sum());
-  if (lane == 0) sums[threadIdx.x / 32] = value;
-  __syncthreads();
-  return ReduceWarp(lane < blockDim.x / 32 ? sums[lane] : 0.0f, Sum());
-}
-
 // Of the values of a warp's lanes up to the own one.
 __device__ inline int32_t InclusiveSum(int32_t value) {
   const auto lane = static_cast<int>(threadIdx.x % 32);

@@ -272,6 +272,95 @@ TEST_P(RowTest, IsTheSameWhateverTheRowsBesideIt) {
   }
 }
 
+// What lies around a product in a layer. In a decode step a backend may do it all at once.
+struct Neighbourhood {
+  Neighbourhood(Device& d, std::mt19937& random, int32_t num_rows, int32_t inputs, int32_t gates)
+      : device(d),
+        rows(num_rows),
+        width(inputs),
+        num_gates(gates),
+        w(Weights(random, DType::kBF16, {gates, gates}, inputs).LoadInto(d)),
+        x(d.PlaceFloats(RandomValues(random, int64_t{rows} * inputs))),
+        weight(d.PlaceFloats(RandomValues(random, inputs))),
+        normed(d.PlaceActivations(Values(rows * inputs))),
+        gate_up(d.PlaceActivations(Values(rows * 2 * gates))),
+        gated(d.PlaceActivations(Values(rows * gates))) {}
+
+  void Normalize() const {
+    device->RmsNorm(
+        {.x = x, .weight = weight, .out = normed, .rows = rows, .width = width, .eps = 1e-5f});
+  }
+  void Multiply() const {
+    device->MatMul({.w = w,
+                    .x = normed,
+                    .out = gate_up,
+                    .x_stride = width,
+                    .out_stride = w.rows,
+                    .rows = rows,
+                    .decode_rows = rows});
+  }
+  void Activate() const {
+    device->GatedActivation({.gate_up = gate_up, .out = gated, .rows = rows, .width = num_gates});
+  }
+  void Clear() const {
+    const std::vector<std::byte> zeros(int64_t{rows} * std::max(width, 2 * num_gates) * 4);
+    const int64_t bytes = ByteSize(device.activation_type()) * rows;
+    device->Upload(normed, zeros.data(), bytes * width);
+    device->Upload(gate_up, zeros.data(), bytes * 2 * num_gates);
+    device->Upload(gated, zeros.data(), bytes * num_gates);
+  }
+  Values Results() const {
+    Values all = device.ReadActivations(normed, rows * width);
+    for (const auto& [data, count] :
+         {std::pair(gate_up, 2 * num_gates), std::pair(gated, num_gates)}) {
+      const Values some = device.ReadActivations(data, rows * count);
+      all.insert(all.end(), some.begin(), some.end());
+    }
+    return all;
+  }
+
+  Device& device;
+  int32_t rows;
+  int32_t width;
+  int32_t num_gates;
+  Matrix w;
+  const float* x;
+  const float* weight;
+  void* normed;
+  void* gate_up;
+  void* gated;
+};
+
+TEST_P(LinearTest, NormAndActivationAreTheSameWithAProductBetweenThem) {
+  std::mt19937 random(5);
+  for (const int32_t rows : {1, 3}) {
+    Step step(random, std::vector<SequenceShape>(rows, {5, 1}));
+    step.num_decode = rows;
+    for (const int32_t width : {8, 72, 4096, 5128}) {
+      for (const int32_t gates : {8, 48}) {
+        SCOPED_TRACE(::testing::Message() << rows << " rows, " << width << ", " << gates);
+        Device device(GetParam());
+        const Neighbourhood layer(device, random, rows, width, gates);
+        device->BeginStep(step.Layout());
+        layer.Normalize();
+        device->Sync();
+        layer.Multiply();
+        device->Sync();
+        layer.Activate();
+        const Values expected = layer.Results();
+        for (int time = 0; time < 3; ++time) {  // the third is what repeated steps run
+          layer.Clear();
+          device->BeginStep(step.Layout());
+          layer.Normalize();
+          layer.Multiply();
+          layer.Activate();
+          ExpectSameBits(layer.Results(), expected);
+        }
+      }
+    }
+  }
+}
+
 class LinearThreadsTest : public ::testing::TestWithParam<DType> {};
 INSTANTIATE_TEST_SUITE_P(Types, LinearThreadsTest, ::testing::Values(DType::kBF16, DType::kQ4_1),
                          [](const auto& info) { return TypeName(info.param); });

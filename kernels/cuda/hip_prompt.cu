@@ -330,9 +330,8 @@ struct LaunchRange {
 
 template <class C>
 void Launch(const Probing& p, int stage, const LaunchRange& range, cudaStream_t stream) {
-  static const cudaError_t allowed = cudaFuncSetAttribute(
-      PromptProbesKernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared<C>));
-  Check(allowed, "cudaFuncSetAttribute");
+  [[maybe_unused]] static const bool allowed =
+      AllowSharedMemory(PromptProbesKernel<C>, sizeof(Shared<C>));
   const int blocks = range.end_block - range.first_block;
   const dim3 grid(static_cast<unsigned>(CeilDiv(blocks, C::kTeams / range.teams)),
                   static_cast<unsigned>(p.cache.kv_heads), static_cast<unsigned>(range.splits));

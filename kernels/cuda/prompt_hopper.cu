@@ -330,9 +330,7 @@ void Launch(const AttentionArgs& args, const Step& step, const RopeTable& rope, 
   }
   const dim3 grid(args.cache.kv_heads, parts, plan.num_blocks - plan.num_decode_blocks);
   constexpr int kBytes = S::kSharedBytes + sizeof(Shared<S>);
-  static const cudaError_t allowed =
-      cudaFuncSetAttribute(AttendHopper<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  Check(allowed, "cudaFuncSetAttribute");
+  [[maybe_unused]] static const bool allowed = AllowSharedMemory(AttendHopper<S>, kBytes);
   AttendHopper<S><<<grid, S::kThreads, kBytes, context.stream>>>(
       args, step, rope, plan.blocks + plan.num_decode_blocks);
   EVERLONG_CUDA_LAUNCHED("prompt::AttendHopper");

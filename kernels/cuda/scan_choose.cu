@@ -314,7 +314,7 @@ void ChooseBlocks(const Scanning& s, const Selection& selection, int64_t layer,
   const bool few = s.num_lists() <= context.num_sms && max_candidates > 2048;
   const auto kernel = few ? ChooseBlocksKernel<kManyThreads> : ChooseBlocksKernel<kFewThreads>;
   const auto bytes = static_cast<int>(c.SharedBytes());
-  EVERLONG_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  AllowSharedMemory(kernel, bytes);
   LaunchDependent(context, kernel, dim3(static_cast<unsigned>(s.num_lists())),
                   few ? kManyThreads : kFewThreads, bytes, c);
 }

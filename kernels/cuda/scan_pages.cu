@@ -259,7 +259,7 @@ void ScanPages(const Scanning& s, int64_t max_candidates, const Context& context
   const auto bytes = static_cast<int>(head_dim == 64    ? sizeof(Room<64>)
                                       : head_dim == 128 ? sizeof(Room<128>)
                                                         : sizeof(Room<0>));
-  EVERLONG_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  AllowSharedMemory(kernel, bytes);
   LaunchDependent(context, kernel, dim3(ctas), kThreads, bytes, s);
 }
 

@@ -54,18 +54,6 @@ struct StoredKey {
   }
 };
 
-// A lane's part of a key in step `j` and of what is paired with it, from 0 to `position`.
-template <class S>
-__device__ void TurnStep(Words<4>& first, Words<4>& second, const RopeTable& rope, int half_dim,
-                         int position, int j) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int pair = 32 * j + 8 * (threadIdx.x % 4) + 2 * i;
-    if (S::kPadded && pair >= half_dim) continue;
-    Turn(first.w[i], second.w[i], TurnsOf(rope, half_dim, position, pair));
-  }
-}
-
 // A lane's part of a key as products take it.
 template <class S>
 struct Key {
@@ -80,7 +68,13 @@ struct Key {
   __device__ void Rotate(const RopeTable& rope, int half_dim, int position) {
 #pragma unroll
     for (int j = 0; j < S::kSteps / 2; ++j) {
-      TurnStep<S>(chunks[j], chunks[j + S::kSteps / 2], rope, half_dim, position, j);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int pair = 32 * j + 8 * (threadIdx.x % 4) + 2 * i;
+        if (S::kPadded && pair >= half_dim) continue;
+        Turn(chunks[j].w[i], chunks[j + S::kSteps / 2].w[i],
+             TurnsOf(rope, half_dim, position, pair));
+      }
     }
   }
 };

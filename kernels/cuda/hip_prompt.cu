@@ -1,10 +1,11 @@
 // Probing for blocks of prompts, whose many rows make products the most of the work. A list of
-// chunks has a team of two warps, or several teams where its rows are many: of each, one warp holds
-// rows as left probes see them, one as right probes do. They go down some of the list's chunks
-// level by level, a few chunks a step. Every warp copies keys of its side to shared memory, as many
-// as it has lanes for, and multiplies those that its side's warps have copied. Copies are steps
-// ahead of products: what a chunk is probed with next is known a level's steps after its last
-// probes.
+// chunks has a team of two warps, or several teams where its rows are many: of a team, one warp
+// holds some rows as left probes see them, the other one as right probes do. They go down some of
+// the list's chunks level by level, and a level in steps: each warp copies keys of its side to
+// shared memory, one for every chunk that it looks after, and multiplies those that all warps of
+// its side have copied. A step's keys arrive while those of the step before are multiplied. That
+// can be, for a chunk's next probes are a whole level's steps after the last ones. The lists of a
+// CTA are query blocks that follow each other and do not wait for one another.
 #include <algorithm>
 
 #include "kernels/cuda/error.h"
@@ -17,7 +18,9 @@
 namespace everlong::cuda::hip {
 namespace {
 
-constexpr int kListChunks = 512;   // of a list that a CTA goes down at a time, at most
+// Of a level: a step aims two steps ahead, by what is known of the steps before it.
+constexpr int kMinSteps = 3;
+constexpr int kMaxSteps = 4;
 constexpr int64_t kCtasPerSm = 4;  // so many that lists of unequal lengths still fill the device
 
 __host__ __device__ constexpr int NumTeams(int dim) {
@@ -34,20 +37,17 @@ __host__ __device__ int TeamsFor(const Probing& p, const QueryBlock& block,
   return passes > 2 ? NumTeams(p.dim) : passes;
 }
 
-// A CTA. Keys arrive kStages - 1 steps before they are multiplied.
-template <class ShapeType, int kStageCount, int kTileCount>
+// How many keys the warps of a CTA copy, and what room that takes.
+template <class ShapeType, int kTileCount>
 struct Cta {
   using S = ShapeType;
-  static constexpr int kStages = kStageCount;
   static constexpr int kTiles = kTileCount;  // that a warp copies in a step
   static constexpr int kTeams = NumTeams(S::kDim);
   static constexpr int kWarps = 2 * kTeams;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kWarpChunks = kTileKeys * kTiles;
-  static constexpr int kMaxSteps = 8 / kTiles;  // of a level
-  static constexpr int kSlots = kTeams * kMaxSteps * kWarpChunks;
-  static_assert(kWarpChunks <= 32 && kMaxSteps > kStages);
-  static_assert(kTeams * kMaxSteps * kWarpChunks <= kListChunks);
+  static constexpr int kSlots = kTeams * kMaxSteps * kWarpChunks;  // for chunks of all lists
+  static_assert(kWarpChunks <= 32);
 };
 
 // What the warps of a list do: all levels of some chunks, then of as many that follow.
@@ -76,8 +76,8 @@ __device__ Work WorkOf(const Probing& p, int stage, int block, int end_block, in
   if (chunks <= 0) return work;
   work.list = ListOf(p, stage, number);
   const int step_chunks = C::kWarpChunks * teams;
-  const int ranges = CeilDiv(chunks, step_chunks * C::kMaxSteps);
-  work.level_steps = max(CeilDiv(chunks, ranges * step_chunks), C::kStages + 1);
+  const int ranges = CeilDiv(chunks, step_chunks * kMaxSteps);
+  work.level_steps = max(CeilDiv(chunks, ranges * step_chunks), kMinSteps);
   work.range_chunks = work.level_steps * step_chunks;
   work.rounds_per_head = CeilDiv(work.list.num_passes, teams);
   work.rounds = work.rounds_per_head * work.list.num_heads;
@@ -111,14 +111,16 @@ struct Slot {
 template <class C>
 struct Shared {
   using Tile = KeyTile<typename C::S>;
-  alignas(128) std::byte keys[C::kStages][C::kWarps][C::kTiles][Tile::kBytes];
+  alignas(128) std::byte keys[2][C::kWarps][C::kTiles][Tile::kBytes];
   const std::byte* addresses[C::kWarps][C::kWarpChunks];
-  Slot slots[2][C::kSlots];  // by side, which both follow all paths
-  float scores[C::kWarps][kListChunks];
+  Slot slots[2][C::kSlots];            // by side, which both follow all paths
+  float scores[C::kWarps][C::kSlots];  // by chunk of the warp's list
+  KeyTurns<typename C::S> turns;
   Work works[C::kTeams];
 };
 
-template <class C>
+// kTurned: as the list's rotates_keys.
+template <class C, bool kTurned>
 class Prober {
  public:
   using S = typename C::S;
@@ -134,26 +136,21 @@ class Prober {
         teams_(teams),
         first_warp_(index * 2 * teams) {}
 
+  // Keys are requested a step before they are multiplied, and aimed at another step before.
   __device__ void Run() {
-    for (int i = 0; i < C::kStages - 1; ++i) {
-      Aim();
-      Request(i);
-    }
+    Aim();
+    Request(0);
     Aim();
     LoadRows(0);
-    int from = 0;
-    int to = C::kStages - 1;
     for (int i = 0; i < work_.steps; ++i) {
-      AwaitCopies<C::kStages - 2>();
+      AwaitCopies<0>();
       Meet();
-      Request(to);
+      Request((i + 1) % 2);
       Aim();
-      Multiply(from);
-      to = from;
-      from = from + 1 < C::kStages ? from + 1 : 0;
+      Multiply(i % 2);
     }
     Meet();
-    for (int i = C::kStages; i < work_.level_steps; ++i) Aim();
+    for (int i = 2; i < work_.level_steps; ++i) Aim();
   }
 
  private:
@@ -174,7 +171,7 @@ class Prober {
     const int in_range =
         (aimed_.of_level * teams_ + team()) * C::kWarpChunks + lane() % C::kWarpChunks;
     const int number = work_.first + aimed_.range * work_.range_chunks + in_range;
-    Slot& slot = shared_.slots[side()][C::kSlots / C::kTeams * teams_ * index_ + in_range];
+    Slot& slot = shared_.slots[side()][kMaxSteps * C::kWarpChunks * teams_ * index_ + in_range];
     Slot now = slot;
     if (aimed_.round == 0) {
       if (aimed_.level > 0) {
@@ -189,8 +186,9 @@ class Prober {
       __syncwarp();
       if (lane() < C::kWarpChunks) slot = now;
     }
-    const Path::Probes at = now.path.At(list, aimed_.level);
-    const int64_t probe = int64_t{now.start} * kBlockTokens + (side() == 0 ? at.left : at.right);
+    const Level level = list.LevelAt(aimed_.level);
+    const int64_t probe =
+        int64_t{now.start} * kBlockTokens + now.path.low + (side() == 0 ? level.left : level.right);
     const int64_t position = min(probe, list.end - 1);
     page_ = list.pages[position / kPageTokens];
     token_ = static_cast<int>(position % kPageTokens);
@@ -199,18 +197,20 @@ class Prober {
     aimed_.Next(work_);
   }
 
-  __device__ void Descend(Slot& slot, int in_range, int level) const {
+  __device__ void Descend(Slot& slot, int in_range, int level_number) const {
+    const List& list = work_.list;
+    const Level level = list.LevelAt(level_number);
     float best[2] = {-INFINITY, -INFINITY};
+#pragma unroll 1
     for (int team = 0; team < teams_; ++team) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         best[i] = fmaxf(best[i], shared_.scores[first_warp_ + 2 * team + i][in_range]);
       }
     }
-    const int64_t start = int64_t{slot.start} * kBlockTokens;
-    const Path::Probes at = slot.path.At(work_.list, level);
-    slot.path.Descend(work_.list, level, start + at.left < work_.list.end ? best[0] : -INFINITY,
-                      start + at.right < work_.list.end ? best[1] : -INFINITY);
+    const int64_t low = int64_t{slot.start} * kBlockTokens + slot.path.low;
+    slot.path.Descend(list, level, low + level.left < list.end ? best[0] : -INFINITY,
+                      low + level.right < list.end ? best[1] : -INFINITY);
   }
 
   __device__ void Finish(const Slot& slot, int number) const {
@@ -256,27 +256,22 @@ class Prober {
 
   __device__ void Multiply(int stage) {
     if (multiplied_.of_level == 0 && work_.rounds > 1) LoadRows(multiplied_.round);
-    if (has_rows_) {
-      const int first = multiplied_.of_level * teams_ * C::kWarpChunks;
-      const int number = work_.first + multiplied_.range * work_.range_chunks + first;
-      for (int team = 0; team < teams_; ++team) {
+    const int first = multiplied_.of_level * teams_ * C::kWarpChunks;
+    const int number = work_.first + multiplied_.range * work_.range_chunks + first;
+    const int there = max(CeilDiv(work_.end - number, kTileKeys), 0);
+    const int tiles = has_rows_ ? min(there, teams_ * C::kTiles) : 0;
 #pragma unroll 1
-        for (int i = 0; i < C::kTiles; ++i) {
-          const int tile = team * C::kTiles + i;
-          if (number + tile * kTileKeys >= work_.end) break;
-          MultiplyTile(shared_.keys[stage][first_warp_ + 2 * team + side()][i],
-                       first + tile * kTileKeys, number + tile * kTileKeys);
-        }
-      }
+    for (int i = 0; i < tiles; ++i) {
+      const int warp = first_warp_ + i / C::kTiles * 2 + side();
+      MultiplyTile(shared_.keys[stage][warp][i % C::kTiles], first + i * kTileKeys,
+                   number + i * kTileKeys);
     }
     multiplied_.Next(work_);
   }
 
   __device__ void MultiplyTile(const std::byte* tile, int in_range, int number) {
     const int half_dim = (S::kPadded ? p_.cache.head_dim : S::kDim) / 2;
-    const float best = work_.list.rotates_keys
-                           ? rows_.template Best<true>(tile, p_.rope, half_dim, number)
-                           : rows_.template Best<false>(tile, p_.rope, half_dim, number);
+    const float best = rows_.template Best<kTurned>(tile, p_.rope, shared_.turns, half_dim, number);
     if (lane() < kTileKeys) {
       float& score = shared_.scores[warp()][in_range + QueryRows<S>::OwnKey()];
       score = multiplied_.round > 0 ? fmaxf(score, best) : best;
@@ -312,13 +307,19 @@ __global__ void __launch_bounds__(C::kThreads, C::S::kPadded ? 2 : 1)
     const int block = first_block + static_cast<int>(blockIdx.x) * num_lists + thread;
     shared.works[thread] = WorkOf<C>(p, stage, block, end_block, teams);
   }
+  if (p.rotate) shared.turns.Fill(p.rope, p.cache.head_dim / 2);
   // Warps without rows leave their scores as they are.
-  for (int i = thread; i < C::kWarps * kListChunks; i += C::kThreads) {
-    shared.scores[i / kListChunks][i % kListChunks] = -INFINITY;
+  for (int i = thread; i < C::kWarps * C::kSlots; i += C::kThreads) {
+    shared.scores[i / C::kSlots][i % C::kSlots] = -INFINITY;
   }
   __syncthreads();
   const int index = thread / 64 / teams;
-  if (shared.works[index].steps > 0) Prober<C>(p, shared, index, teams).Run();
+  if (shared.works[index].steps == 0) return;
+  if (shared.works[index].list.rotates_keys) {
+    Prober<C, true>(p, shared, index, teams).Run();
+  } else {
+    Prober<C, false>(p, shared, index, teams).Run();
+  }
 }
 
 struct LaunchRange {
@@ -340,18 +341,18 @@ void Launch(const Probing& p, int stage, const LaunchRange& range, cudaStream_t 
   EVERLONG_CUDA_LAUNCHED("hip::PromptProbesKernel");
 }
 
-// Only data centres' GPUs have the shared memory for two tiles a warp.
+// Only data centres' GPUs from Hopper on have the shared memory for two tiles a warp.
 template <class Kv>
 void LaunchFor(const Probing& p, int stage, const LaunchRange& range, const Context& context) {
-  const bool roomy = context.architecture % 10 == 0 && context.architecture < 120;
+  const bool roomy = context.architecture >= 90 && context.architecture < 120;
   const auto launch = [&](auto shape) {
     using S = decltype(shape);
     if constexpr (!S::kPadded) {
       if (roomy) {
-        return Launch<Cta<S, 2, 2>>(p, stage, range, context.stream);
+        return Launch<Cta<S, 2>>(p, stage, range, context.stream);
       }
     }
-    Launch<Cta<S, 2, 1>>(p, stage, range, context.stream);
+    Launch<Cta<S, 1>>(p, stage, range, context.stream);
   };
   if (p.dim == 64) return launch(Shape<Kv, 64, false>());
   if (p.dim == 128) return launch(Shape<Kv, 128, false>());

@@ -32,12 +32,21 @@ struct KeyTile {
 
   // A warp begins to copy them.
   __device__ static void Request(std::byte* tile, const std::byte* const* keys, int head_dim) {
+    constexpr int kCopies = kTileKeys * kChunks / 32;  // of a lane
+    constexpr int kBatch = kCopies < 8 ? kCopies : 8;
+    const auto lane = static_cast<int>(threadIdx.x) % 32;
     const uint32_t to = SharedAddress(tile);
 #pragma unroll
-    for (int i = 0; i < kTileKeys * kChunks / 32; ++i) {
-      const int item = 32 * i + static_cast<int>(threadIdx.x) % 32;
-      const int key = item / kChunks;
-      RequestChunk(to + Offset(key, item % kChunks), keys[key], item % kChunks * 8, head_dim);
+    for (int first = 0; first < kCopies; first += kBatch) {
+      const std::byte* from[kBatch];  // read together, for copies keep their order
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) from[i] = keys[(32 * (first + i) + lane) / kChunks];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const int item = 32 * (first + i) + lane;
+        const int chunk = item % kChunks;
+        RequestChunk(to + Offset(item / kChunks, chunk), from[i], 8 * chunk, head_dim);
+      }
     }
   }
 
@@ -71,6 +80,28 @@ struct KeyTile {
   }
 };
 
+// The turns of positions 0 to 15 in shared memory, as lanes of products need them.
+template <class S>
+struct KeyTurns {
+  // Two turns each; rows are longer than they must be for the sake of banks.
+  float4 rows[kTileKeys][S::kDim / 4 + 4];
+
+  // By all threads of a CTA.
+  __device__ void Fill(const RopeTable& rope, int half_dim) {
+    for (int i = threadIdx.x; i < kTileKeys * S::kDim / 4; i += blockDim.x) {
+      const int position = i / (S::kDim / 4);
+      const int place = i % (S::kDim / 4);
+      const int pair = place / 16 * 32 + place % 4 * 8 + place / 4 % 4 * 2;
+      if (pair < half_dim) rows[position][place] = TurnsOf(rope, half_dim, position, pair);
+    }
+  }
+
+  // Of pairs 32 step + 8 t + 2 i and the next.
+  __device__ float4 At(int position, int step, int i) const {
+    return rows[position][(step * 4 + i) * 4 + threadIdx.x % 4];
+  }
+};
+
 // Some query rows of a list as one side's probes see them, in a warp's registers.
 template <class S>
 class QueryRows {
@@ -86,11 +117,11 @@ class QueryRows {
     }
   }
 
-  // The best product with a row that the lane's key (OwnKey) has. The keys are turned to `position`
-  // and those that follow it.
+  // The best product with a row that the lane's key (OwnKey) has. The keys are turned to
+  // `position`, a multiple of their number, and those that follow it.
   template <bool kTurned>
-  __device__ float Best(const std::byte* tile, const RopeTable& rope, int half_dim,
-                        int position) const {
+  __device__ float Best(const std::byte* tile, const RopeTable& rope, const KeyTurns<S>& turns,
+                        int half_dim, int position) const {
     const int key = static_cast<int>(threadIdx.x) % 32 / 4;
     Sums sums = {};
 #pragma unroll
@@ -100,8 +131,8 @@ class QueryRows {
       for (int i = 0; i < 2; ++i) {
         keys[0][i] = KeyTile<S>::Load(tile, key + 8 * i, j);
         keys[1][i] = KeyTile<S>::Load(tile, key + 8 * i, j + S::kSteps / 2);
-        if (kTurned) TurnStep<S>(keys[0][i], keys[1][i], rope, half_dim, position + key + 8 * i, j);
       }
+      if (kTurned) TurnKeys(keys, rope, turns, half_dim, position, j);
       Add(j, keys[0], sums);
       Add(j + S::kSteps / 2, keys[1], sums);
     }
@@ -118,6 +149,21 @@ class QueryRows {
   struct Sums {
     float of[2][S::kRowTiles][4];  // of keys 0 to 7, and of 8 to 15
   };
+
+  __device__ static void TurnKeys(Words<4> (&keys)[2][2], const RopeTable& rope,
+                                  const KeyTurns<S>& turns, int half_dim, int position, int step) {
+    const int key = static_cast<int>(threadIdx.x) % 32 / 4;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int pair = 32 * step + 8 * (static_cast<int>(threadIdx.x) % 4) + 2 * i;
+      if (S::kPadded && pair >= half_dim) continue;
+      const float4 first = TurnsOf(rope, half_dim, position, pair);
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        Turn(keys[0][k].w[i], keys[1][k].w[i], Combine(first, turns.At(key + 8 * k, step, i)));
+      }
+    }
+  }
 
   __device__ void Add(int step, const Words<4> (&keys)[2], Sums& sums) const {
 #pragma unroll

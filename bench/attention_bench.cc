@@ -59,7 +59,9 @@ class Decode {
   int64_t context_;
   std::unique_ptr<Kernels> kernels_;
   AttentionPolicy policy_;
+  AttentionPolicy unsieved_;
   std::vector<PlanBuilder> steps_;
+  PlanBuilder refresh_;  // that scans all pages
   std::vector<int32_t> pages_;
   std::vector<int32_t> tokens_;
   std::vector<float> inv_freq_;
@@ -70,8 +72,8 @@ class Decode {
   float* out_;
 };
 
-AttentionPolicy DefaultPolicy(const Geometry& geometry) {
-  const auto policy = MakePolicy({}, kLayers, geometry.trained_length);
+AttentionPolicy Policy(const Geometry& geometry, const AttentionOverrides& overrides) {
+  const auto policy = MakePolicy({.all = overrides}, kLayers, geometry.trained_length);
   if (!policy.ok()) std::abort();
   return *policy;
 }
@@ -80,7 +82,8 @@ Decode::Decode(const Geometry& geometry, int64_t context, int threads)
     : geometry_(geometry),
       context_(context),
       kernels_(MakeCpuKernels(threads)),
-      policy_(DefaultPolicy(geometry)),
+      policy_(Policy(geometry, {})),
+      unsieved_(Policy(geometry, {.sieve = 1})),
       steps_(policy_.classes[0].decode.refresh[0]),
       tokens_(context + steps()) {
   for (int64_t t = 0; t < steps(); ++t) {
@@ -88,6 +91,9 @@ Decode::Decode(const Geometry& geometry, int64_t context, int threads)
     steps_[t].Add({.policy = &policy_, .decode_begin = context}, /*layer_class=*/0, /*sequence=*/0,
                   /*first_row=*/0, context + t, context + t + 1);
   }
+  refresh_.Clear(/*first_prompt_slot=*/1);
+  refresh_.Add({.policy = &unsieved_, .decode_begin = context}, /*layer_class=*/0, /*sequence=*/0,
+               /*first_row=*/0, context, context + 1);
   const int64_t num_pages = (context + steps() + kPageTokens - 1) / kPageTokens;
   for (int64_t i = 0; i < num_pages; ++i) pages_.push_back(static_cast<int32_t>(i));
   for (int i = 0; i < geometry.head_dim / 2; ++i) {
@@ -111,6 +117,8 @@ void Decode::Fill(int64_t num_pages) {
   index_ = {.kv_heads = geometry_.kv_heads, .head_dim = geometry_.head_dim};
   index_.layer_stride_bytes = num_pages * index_.PageBytes();
   index_.base = kernels_->Allocate(kLayers * index_.layer_stride_bytes);
+  index_.range_stride_bytes = num_pages * index_.RangePageBytes();
+  index_.ranges = kernels_->Allocate(kLayers * index_.range_stride_bytes);
   selection_ = {.layers = kLayers,
                 .slots = 1,
                 .kv_heads = geometry_.kv_heads,
@@ -186,7 +194,7 @@ void Decode::Dense() {
 }
 
 void Decode::Refresh() {
-  BeginStep(context_, 1, steps_[0].plan());
+  BeginStep(context_, 1, refresh_.plan());
   for (int32_t layer = 0; layer < kLayers; ++layer) Select(layer);
 }
 

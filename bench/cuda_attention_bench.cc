@@ -1,5 +1,6 @@
 // What attention costs on a GPU, with the heads of Llama-3.1-8B: dense, over a cached selection,
-// with what selecting costs, and of a prompt's end. bench/cuda_sdpa.py times PyTorch's.
+// with what selecting costs, and of a prompt's end. bench/cuda_attention times PyTorch's
+// beside it.
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -88,6 +89,8 @@ Context::Context(Kernels& kernels, int64_t length, DType type)
   index_ = {.kv_heads = kKvHeads, .head_dim = kHeadDim};
   index_.layer_stride_bytes = layer_pages * index_.PageBytes();
   index_.base = Allocate(all_pages * index_.PageBytes());
+  index_.range_stride_bytes = layer_pages * index_.RangePageBytes();
+  index_.ranges = Allocate(all_pages * index_.RangePageBytes());
   qkv_ = static_cast<std::byte*>(Allocate(kFillTokens * kRowWidth * 2));
   out_ = static_cast<std::byte*>(Allocate(int64_t{kFillTokens} * kQHeads * kHeadDim * 2));
   Fill();
@@ -187,8 +190,30 @@ void PrintRow(const std::string& what, int64_t length, double seconds, int64_t b
   const double rate = static_cast<double>(bytes) / seconds;
   const std::string reads =
       bytes == 0 ? "| |" : fmt::format("{:.0f} | {:.0f} % |", rate / 1e9, 100 * rate / bandwidth);
-  fmt::print("| {} | {} | {:.1f} | {}\n", what, length, 1e6 * seconds, reads);
+  fmt::print("| {} | {} | {:.1f} | {} |\n", what, length, 1e6 * seconds, reads);
   std::fflush(stdout);
+}
+
+// Of a prompt's chunk, whose products are counted and not its bytes.
+void PrintPromptRow(const std::string& what, int64_t length, double seconds, double flops) {
+  fmt::print("| {} | {} | {:.1f} | | | {:.0f} |\n", what, length, 1e6 * seconds,
+             flops / seconds / 1e12);
+  std::fflush(stdout);
+}
+
+// Of a plan whose first token is at position `begin`, where selections are full.
+double Flops(const AttentionPlan& plan, int64_t begin) {
+  double pairs = 0.0;  // of a query and a key that it reads
+  for (int32_t b = 0; b < plan.num_blocks; ++b) {
+    const QueryBlock& block = plan.blocks[b];
+    const int64_t selected =
+        block.select < 0 ? 0 : plan.selects[block.select].keep_blocks * kBlockTokens;
+    const int64_t first = begin + block.first_row - block.window_begin + 1;
+    const double mean =
+        static_cast<double>(block.num_sinks + selected + first) + 0.5 * (block.num_rows - 1);
+    pairs += mean * block.num_rows;
+  }
+  return 4.0 * kQHeads * kHeadDim * pairs;
 }
 
 void PrintDense(Kernels& kernels, Context& context, double bandwidth) {
@@ -202,10 +227,12 @@ void PrintDense(Kernels& kernels, Context& context, double bandwidth) {
            bandwidth);
 }
 
-AttentionPolicy PolicyOf(SelectorName selector) {
-  const AttentionConfig config = {.all = {.mode = AttentionMode::kInfiniteHip,
-                                          .selector = selector,
-                                          .positions = PositionRule::kClipped}};
+// `sieve`: of the scan; 0: the default.
+AttentionPolicy PolicyOf(SelectorName selector, int32_t sieve = 0) {
+  AttentionConfig config = {.all = {.mode = AttentionMode::kInfiniteHip,
+                                    .selector = selector,
+                                    .positions = PositionRule::kClipped}};
+  if (selector == SelectorName::kScan && sieve > 0) config.all.sieve = sieve;
   const auto policy = MakePolicy(config, kLayers, kTrainedLength);
   if (!policy.ok()) std::abort();
   return *policy;
@@ -217,10 +244,10 @@ constexpr int kRepeats = 4;
 // Decode steps from the one that selects anew to the last before the next such.
 class SparseDecode {
  public:
-  SparseDecode(Kernels& kernels, Context& context, SelectorName selector)
+  SparseDecode(Kernels& kernels, Context& context, const AttentionPolicy& policy)
       : kernels_(kernels),
         context_(context),
-        policy_(PolicyOf(selector)),
+        policy_(policy),
         plans_(std::max(policy_.classes[0].decode.refresh[0], 2)) {
     for (size_t t = 0; t < plans_.size(); ++t) {
       const int64_t position = context.length() - static_cast<int64_t>(plans_.size() - t);
@@ -265,49 +292,64 @@ class SparseDecode {
   std::vector<PlanBuilder> plans_;
 };
 
-void PrintSparse(Kernels& kernels, Context& context, double bandwidth) {
-  struct Named {
-    SelectorName selector;
-    const char* name;
+void PrintSparse(Kernels& kernels, Context& context, const char* name,
+                 const AttentionPolicy& policy, double bandwidth) {
+  SparseDecode decode(kernels, context, policy);
+  const auto print = [&](const char* what, double seconds, int64_t bytes) {
+    PrintRow(fmt::format("{}: {}", name, what), context.length(), seconds, bytes, bandwidth);
   };
-  for (const auto& [selector, name] :
-       {Named{SelectorName::kHip, "hip"}, Named{SelectorName::kScan, "scan"}}) {
-    SparseDecode decode(kernels, context, selector);
-    const auto print = [&](const char* what, double seconds, int64_t bytes) {
-      PrintRow(fmt::format("{}: {}", name, what), context.length(), seconds, bytes, bandwidth);
-    };
-    print("attention over a cached selection", decode.Seconds(1, 2, false, true), decode.bytes());
-    print("selection alone, nothing cached", decode.Seconds(0, 1, true, false), 0);
-    print("selection and attention, nothing cached", decode.Seconds(0, 1, true, true), 0);
-    print("amortised over its refreshes", decode.Seconds(0, decode.steps(), true, true), 0);
-  }
+  print("attention over a cached selection", decode.Seconds(1, 2, false, true), decode.bytes());
+  print("selection alone, nothing cached", decode.Seconds(0, 1, true, false), 0);
+  print("selection and attention, nothing cached", decode.Seconds(0, 1, true, true), 0);
+  print("amortised over its refreshes", decode.Seconds(0, decode.steps(), true, true), 0);
 }
 
 // The prompt's last tokens in one layer.
 void PrintPrompt(Kernels& kernels, Context& context, double bandwidth) {
   const AttentionPolicy policy = PolicyOf(SelectorName::kHip);
   context.ReserveSlots(kChunkTokens / kQueryBlockTokens + 1, SelectionCapacity(policy));
-  const auto run = [&](bool select) {
+  double flops = 0.0;
+  const auto run = [&](int32_t layer_class, bool select) {
     PlanBuilder plan;
+    flops = 0.0;
     for (int64_t begin = context.length() - kPromptTokens; begin < context.length();
          begin += kChunkTokens) {
       plan.Clear(/*first_prompt_slot=*/1);
-      plan.Add({.policy = &policy, .decode_begin = context.length()}, /*layer_class=*/0,
+      plan.Add({.policy = &policy, .decode_begin = context.length()}, layer_class,
                /*sequence=*/0, /*first_row=*/0, begin, begin + kChunkTokens);
       context.Begin(begin, begin + kChunkTokens, plan.plan());
       if (select) context.Select(0);
       context.Attend(0);
+      flops += Flops(plan.plan(), begin);
     }
   };
   PrintRow("hip: prompt's last 32768 tokens", context.length(),
-           MedianSeconds(kernels, 3, [&] { run(true); }), 0, bandwidth);
-  PrintRow("the same without selecting", context.length(),
-           MedianSeconds(kernels, 3, [&] { run(false); }), 0, bandwidth);
+           MedianSeconds(kernels, 3, [&] { run(0, true); }), 0, bandwidth);
+  PrintRow("the same in the first three layers", context.length(),
+           MedianSeconds(kernels, 3, [&] { run(1, true); }), 0, bandwidth);
+  const double seconds = MedianSeconds(kernels, 3, [&] { run(0, false); });
+  PrintPromptRow("the same without selecting", context.length(), seconds, flops);
+}
+
+void PrintDensePrompt(Kernels& kernels, Context& context) {
+  const QueryBlock block = {.num_rows = kChunkTokens};
+  const AttentionPlan plan = {.num_blocks = 1, .blocks = &block};
+  const int64_t begin = context.length() - kChunkTokens;
+  const double seconds = MedianSeconds(kernels, 3, [&] {
+    context.Begin(begin, context.length(), plan);
+    context.Attend(0);
+  });
+  PrintPromptRow("dense: prompt's last 8192 tokens", context.length(), seconds, Flops(plan, begin));
 }
 
 int Main(int argc, char** argv) {
   const double bandwidth = argc > 1 ? std::atof(argv[1]) * 1e9 : 3.04e12;
   const DType type = argc > 2 && std::string(argv[2]) == "f8" ? DType::kF8 : DType::kBF16;
+  const std::string what = argc > 3 ? argv[3] : "all";
+  const bool all = what == "all";
+  const int32_t sieve = all || what == "prompts" ? 0 : std::atoi(what.c_str());
+  std::vector<int64_t> lengths = {131072, 1048576};
+  if (argc > 4) lengths = {std::atoll(argv[4])};
   std::string why;
   const std::unique_ptr<Kernels> kernels = MakeCudaKernels(DType::kBF16, &why);
   if (kernels == nullptr) {
@@ -315,13 +357,22 @@ int Main(int argc, char** argv) {
     return 1;
   }
   fmt::print("{}, {} KV\n\n", kernels->description(), type == DType::kF8 ? "fp8" : "bf16");
-  fmt::print("| per layer | context | us | GB/s | of {:.0f} |\n|---|---|---|---|---|\n",
-             bandwidth / 1e9);
-  for (const int64_t length : {131072, 1048576}) {
+  fmt::print(
+      "| per layer | context | us | GB/s | of {:.0f} | TFLOP/s |\n|---|---|---|---|---|---|\n",
+      bandwidth / 1e9);
+  for (const int64_t length : lengths) {
     Context context(*kernels, length, type);
-    PrintDense(*kernels, context, bandwidth);
-    PrintSparse(*kernels, context, bandwidth);
-    PrintPrompt(*kernels, context, bandwidth);
+    if (all) {
+      PrintDense(*kernels, context, bandwidth);
+      PrintSparse(*kernels, context, "hip", PolicyOf(SelectorName::kHip), bandwidth);
+    }
+    if (what != "prompts") {
+      PrintSparse(*kernels, context, "scan", PolicyOf(SelectorName::kScan, sieve), bandwidth);
+    }
+    if (all || what == "prompts") {
+      PrintPrompt(*kernels, context, bandwidth);
+      PrintDensePrompt(*kernels, context);
+    }
   }
   return 0;
 }
@@ -329,7 +380,8 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace everlong
 
-// Usage: everlong_cuda_attention_bench [GB/S OF THE DEVICE'S MEMORY [bf16|f8]]
+// Usage: everlong_cuda_attention_bench [GB/S OF THE DEVICE'S MEMORY [bf16|f8 [all|prompts|SIEVE
+// [CONTEXT]]]]. With SIEVE only the scan is timed, sieved so; 0: as by default.
 int main(int argc, char** argv) {
   return everlong::Main(argc, argv);
 }

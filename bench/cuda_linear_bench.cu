@@ -17,6 +17,7 @@
 
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/error.h"
+#include "kernels/cuda/linear.h"
 #include "kernels/cuda/operations.h"
 
 namespace everlong::cuda {
@@ -104,6 +105,58 @@ class Bench {
     std::printf("\n");
   }
 
+  // Throws where a norm and an activation in the same kernel as a product, of a row that is alone,
+  // change it or what they make.
+  void CheckFused() {
+    constexpr int64_t kWidth = 4096;
+    constexpr int32_t kHidden = 6144;
+    std::vector<DeviceMemory> owners;
+    const Matrix w = MakeMatrix({2 * kHidden, kWidth}, owners);
+    const DeviceMemory x = AllocateDevice(kWidth * 4);
+    const DeviceMemory weight = AllocateDevice(kWidth * 4);
+    for (const DeviceMemory* floats : {&x, &weight}) {
+      std::vector<float> values(kWidth);
+      for (int64_t i = 0; i < kWidth; ++i) {
+        values[i] =
+            static_cast<float>((i * 2654435761u + (floats == &x ? 7 : 0)) % 1000) / 999 - 0.5f;
+      }
+      CopyNow(floats->get(), values.data(), kWidth * 4);
+    }
+    const auto run = [&](bool fused) {
+      const int64_t sizes[] = {kWidth * 2, 4 * kHidden, 2 * kHidden};
+      const DeviceMemory all = AllocateDevice(sizes[0] + sizes[1] + sizes[2]);
+      ZeroNow(all.get(), sizes[0] + sizes[1] + sizes[2]);
+      std::byte* const normed = all.get();
+      std::byte* const gate_up = normed + sizes[0];
+      const RmsNormArgs norm = {.x = reinterpret_cast<const float*>(x.get()),
+                                .weight = reinterpret_cast<const float*>(weight.get()),
+                                .out = normed,
+                                .rows = 1,
+                                .width = kWidth,
+                                .eps = 1e-5f};
+      const MatMulArgs product = ArgsOf(w, normed, gate_up, 1, MatMulOut::kActivations);
+      const GatedActivationArgs gate = {
+          .gate_up = gate_up, .out = gate_up + sizes[1], .rows = 1, .width = kHidden};
+      if (fused) {
+        MatMul(*linear_, {.product = &product, .norm = &norm, .gate = &gate}, {}, context_);
+      } else {
+        RmsNorm(norm, {}, context_);
+        MatMul(*linear_, product, context_);
+        GatedActivation(gate, context_);
+      }
+      std::vector<uint16_t> results((sizes[0] + sizes[1] + sizes[2]) / 2);
+      EVERLONG_CUDA(cudaStreamSynchronize(context_.stream));
+      EVERLONG_CUDA(
+          cudaMemcpy(results.data(), all.get(), 2 * results.size(), cudaMemcpyDeviceToHost));
+      return results;
+    };
+    const std::vector<uint16_t> alone = run(false);
+    const bool zero = std::all_of(alone.begin(), alone.end(), [](uint16_t v) { return v == 0; });
+    if (zero || run(true) != alone)
+      throw std::runtime_error("fused kernels compute something else");
+    std::printf("fused and alone: the same bits\n");
+  }
+
   // Every layer has the weights of the first, which are more than the cache holds.
   void RunStep(int32_t rows) {
     constexpr int64_t kWidth = 4096;
@@ -123,41 +176,31 @@ class Bench {
     ZeroNow(residual, rows * kWidth * 4);
     x_ = AllocateDevice(rows * kHidden * 2);
     out_ = AllocateDevice(rows * head.rows * 4);
-    const Step step = {};
-    const auto normalize = [&] {
-      RmsNorm({.x = residual,
-               .weight = norm,
-               .out = x_.get(),
-               .rows = rows,
-               .width = kWidth,
-               .eps = 1e-5f},
-              step, context_);
-    };
-    const auto add = [&](const Matrix& w) {
-      MatMul(*linear_,
-             {.w = w,
-              .x = x_.get(),
-              .out = residual,
-              .x_stride = w.cols,
-              .out_stride = w.rows,
-              .rows = rows,
-              .decode_rows = rows,
-              .mode = MatMulOut::kAddF32},
-             context_);
-    };
+    DeviceMemory gated = AllocateDevice(rows * kHidden * 2);
+    const RmsNormArgs normalize = {.x = residual,
+                                   .weight = norm,
+                                   .out = x_.get(),
+                                   .rows = rows,
+                                   .width = kWidth,
+                                   .eps = 1e-5f};
+    const GatedActivationArgs activate = {
+        .gate_up = out_.get(), .out = gated.get(), .rows = rows, .width = kHidden};
+    const MatMulArgs products[] = {
+        ArgsOf(qkv, x_.get(), out_.get(), rows, MatMulOut::kActivations),
+        ArgsOf(o, x_.get(), residual, rows, MatMulOut::kAddF32),
+        ArgsOf(gate_up, x_.get(), out_.get(), rows, MatMulOut::kActivations),
+        ArgsOf(down, gated.get(), residual, rows, MatMulOut::kAddF32),
+        ArgsOf(head, x_.get(), out_.get(), rows, MatMulOut::kF32)};
+    const ProductCalls layer[] = {{.product = &products[0], .norm = &normalize},
+                                  {.product = &products[1]},
+                                  {.product = &products[2], .norm = &normalize, .gate = &activate},
+                                  {.product = &products[3]}};
+    const ProductCalls last = {.product = &products[4], .norm = &normalize};
     const double seconds = SecondsOf(1, [&](int64_t) {
-      for (int layer = 0; layer < kLayers; ++layer) {
-        normalize();
-        Multiply(qkv, 0, rows, rows, MatMulOut::kActivations);
-        add(o);
-        normalize();
-        Multiply(gate_up, 0, rows, rows, MatMulOut::kActivations);
-        GatedActivation({.gate_up = out_.get(), .out = x_.get(), .rows = rows, .width = kHidden},
-                        context_);
-        add(down);
+      for (int i = 0; i < 4 * kLayers; ++i) {
+        MatMul(*linear_, layer[i % 4], {}, context_);
       }
-      normalize();
-      Multiply(head, 0, rows, rows, MatMulOut::kF32);
+      MatMul(*linear_, last, {}, context_);
     });
     const int64_t weights =
         kLayers * (qkv.rows + o.rows + gate_up.rows + 3 * o.rows + o.rows / 2) * kWidth +
@@ -186,6 +229,18 @@ class Bench {
           reinterpret_cast<float*>(data + (count + 255) / 256 * 256), w.rows);
     }
     EVERLONG_CUDA_LAUNCHED("Fill");
+  }
+
+  static MatMulArgs ArgsOf(const Matrix& w, const std::byte* x, void* out, int32_t rows,
+                           MatMulOut mode) {
+    return {.w = w,
+            .x = x,
+            .out = out,
+            .x_stride = w.cols,
+            .out_stride = w.rows,
+            .rows = rows,
+            .decode_rows = rows,
+            .mode = mode};
   }
 
   // Rows of x from `first` on.
@@ -299,18 +354,17 @@ class Bench {
 }  // namespace
 }  // namespace everlong::cuda
 
-int main() try {
+// Usage: everlong_cuda_linear_bench [step]: without the single products
+int main(int argc, char**) try {
   using everlong::DType;
   for (const DType type : {DType::kBF16, DType::kF8}) {
     everlong::cuda::Bench bench(type);
-    for (const everlong::cuda::Shape& shape : {everlong::cuda::Shape{4096, 4096},
-                                               {6144, 4096},
-                                               {28672, 4096},
-                                               {4096, 14336},
-                                               {128256, 4096},
-                                               {2048, 2048},
-                                               {576, 1536}}) {
-      bench.Run(shape);
+    bench.CheckFused();
+    const std::vector<everlong::cuda::Shape> shapes = {{4096, 4096},  {6144, 4096},   {28672, 4096},
+                                                       {4096, 14336}, {128256, 4096}, {2048, 2048},
+                                                       {576, 1536}};
+    if (argc < 2) {
+      for (const everlong::cuda::Shape& shape : shapes) bench.Run(shape);
     }
     for (const int32_t rows : {1, 8, 16, 32}) bench.RunStep(rows);
   }

@@ -38,6 +38,11 @@ SelectParams Scan(int32_t keep, int32_t dilation, int32_t rerank = 1) {
   return {.selector = Selector::kScan, .keep_blocks = keep, .dilation = dilation, .rerank = rerank};
 }
 
+SelectParams Sieved(int32_t sieve, SelectParams params) {
+  params.sieve = sieve;
+  return params;
+}
+
 SelectParams Hip(const char* preset) {
   return Preset(preset, 1 << 20)->decode.params;
 }
@@ -60,8 +65,12 @@ std::vector<Variant> Variants() {
           {"scan, 4 bits", Scan(256, 0), 4},
           {"scan, 4 bits, dilation 1", Scan(256, 1), 4},
           {"scan, 4 bits, for 8 steps", Scan(256, 0), 4, true},
-          {"scan, 4 bits, dilation 1, for 8 steps (default)", Scan(256, 1), 4, true},
-          {"the same, budget 4096", Scan(512, 1), 4, true},
+          {"scan, 4 bits, sieve 8", Sieved(8, Scan(256, 0))},
+          {"scan, 4 bits, sieve 16", Sieved(16, Scan(256, 0))},
+          {"scan, 4 bits, dilation 1, for 8 steps", Scan(256, 1), 4, true},
+          {"the same, sieve 8 (default)", Sieved(8, Scan(256, 1)), 4, true},
+          {"the same, sieve 16", Sieved(16, Scan(256, 1)), 4, true},
+          {"the same, budget 4096", Sieved(8, Scan(512, 1)), 4, true},
           {"scan, 2 bits", Scan(256, 0), 2},
           {"scan, 2 bits, rerank 4", Scan(256, 0, 4), 2},
           {"scan, 1 bit", Scan(256, 0), 1},
@@ -83,8 +92,13 @@ double BytesRead(const Variant& variant, int64_t tokens, int64_t dim) {
   if (p.selector == Selector::kScan) {
     const double copy =
         static_cast<double>(dim) * variant.bits / 8 + 2 + static_cast<double>(dim) / 32;
+    const auto pages = static_cast<double>(tokens) / kPageTokens;
+    const Sieve sieve = SieveOf(p, static_cast<int64_t>(pages));
+    const double scanned =
+        sieve.num_groups == 0 ? pages : static_cast<double>(sieve.num_groups) * sieve.keep;
+    const double ranges = sieve.num_groups == 0 ? 0.0 : pages * 2 * static_cast<double>(dim);
     const double again = p.rerank > 1 ? p.keep_blocks * p.rerank * kBlockTokens * key : 0.0;
-    return static_cast<double>(tokens) * copy + again;
+    return scanned * kPageTokens * copy + ranges + again;
   }
   double bytes = 0.0;
   int64_t left = tokens;
@@ -230,6 +244,7 @@ void RecallStudy::IndexKeys(const IndexKeysArgs& args) {
       index.bits = bits;
       index.layer_stride_bytes = pages * index.PageBytes();
       index.base = kernels_->Allocate(num_layers_ * index.layer_stride_bytes);
+      index.ranges = kernels_->Allocate(num_layers_ * index.range_stride_bytes);
     }
     IndexKeysArgs more = args;
     more.index = index;

@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <atomic>
-#include <istream>
 #include <memory>
 #include <ostream>
 

@@ -1,6 +1,5 @@
 #include "client/console.h"
 
-#include <istream>
 #include <ostream>
 #include <utility>
 

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <google/protobuf/util/time_util.h>
 
-#include <algorithm>
 #include <map>
 
 #include "google/rpc/error_details.pb.h"

@@ -1,5 +1,4 @@
 #include <memory>
-#include <ostream>
 #include <unordered_map>
 
 #include "client/commands.h"

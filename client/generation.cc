@@ -25,6 +25,7 @@ void AddAttentionOptions(CLI::App& command, GenerationOptions& options) {
       ->allow_extra_args(false);
   add("--dilation", options.dilation, "scan: blocks around one that share its score", "N");
   add("--rerank", options.rerank, "scan: times the budget that are scored again", "N");
+  add("--sieve", options.sieve, "scan: pages of which about one is scanned", "N");
   add("--fidelity-every", options.fidelity_every,
       "Compares one of N output tokens with dense attention", "N");
 }
@@ -62,6 +63,7 @@ absl::Status ApplyAttentionOptions(const GenerationOptions& options, v1::Attenti
   if (options.window) attention.set_window(*options.window);
   if (options.dilation) attention.set_dilation(*options.dilation);
   if (options.rerank) attention.set_rerank(*options.rerank);
+  if (options.sieve) attention.set_sieve(*options.sieve);
   if (options.fidelity_every) attention.set_fidelity_every(*options.fidelity_every);
   attention.mutable_refresh()->Add(options.refresh.begin(), options.refresh.end());
   return absl::OkStatus();

@@ -36,6 +36,7 @@ struct GenerationOptions {
   std::vector<int32_t> refresh;
   std::optional<int32_t> dilation;
   std::optional<int32_t> rerank;
+  std::optional<int32_t> sieve;
   std::optional<int32_t> fidelity_every;
 };
 

@@ -15,6 +15,7 @@ constexpr int32_t kMaxBudgetTokens = 1 << 20;
 constexpr int32_t kMaxChunkTokens = 1 << 16;
 constexpr int32_t kMaxDilation = 64;
 constexpr int32_t kMaxRerank = 64;
+constexpr int32_t kMaxSieve = 64;
 // Trained lengths that apparent position plus apparent distance may reach (measured).
 constexpr double kPositionLaw = 1.25;
 // Layers whose probes stand at their chunk's number, which gives them locality (section 3.3).
@@ -122,11 +123,13 @@ absl::Status SetSelector(const AttentionOverrides& o, bool decode, SelectorSetti
   RETURN_IF_ERROR(SetStages(o, decode, s));
   if (o.dilation) RETURN_IF_ERROR(InRange("dilation", *o.dilation, 0, kMaxDilation));
   if (o.rerank) RETURN_IF_ERROR(InRange("rerank", *o.rerank, 1, kMaxRerank));
+  if (o.sieve) RETURN_IF_ERROR(InRange("sieve", *o.sieve, 1, kMaxSieve));
   if (s.name == SelectorName::kHip) {
     s.params.last_probe = o.last_probe.value_or(s.params.last_probe);
   } else if (s.name == SelectorName::kScan) {
     s.params.dilation = o.dilation.value_or(s.params.dilation);
     s.params.rerank = o.rerank.value_or(s.params.rerank);
+    s.params.sieve = o.sieve.value_or(s.params.sieve);
   }
   s.params.all_heads = o.all_heads.value_or(s.params.all_heads);
   if (o.budget) RETURN_IF_ERROR(SetBudget(*o.budget, s));
@@ -148,7 +151,8 @@ absl::Status CheckUsed(const AttentionOverrides& o, std::span<const AttentionSet
   RETURN_IF_ERROR(check(!o.stages.empty(), "stages", SelectorName::kHip));
   RETURN_IF_ERROR(check(o.last_probe.has_value(), "chunk_score", SelectorName::kHip));
   RETURN_IF_ERROR(check(o.dilation.has_value(), "dilation", SelectorName::kScan));
-  return check(o.rerank.has_value(), "rerank", SelectorName::kScan);
+  RETURN_IF_ERROR(check(o.rerank.has_value(), "rerank", SelectorName::kScan));
+  return check(o.sieve.has_value(), "sieve", SelectorName::kScan);
 }
 
 absl::Status Apply(const AttentionOverrides& o, int64_t trained_length, AttentionSettings& s) {

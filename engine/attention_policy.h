@@ -67,6 +67,7 @@ struct AttentionOverrides {
   std::optional<bool> last_probe;     // of hip: SelectParams::last_probe
   std::optional<int32_t> dilation;    // of scan, blocks
   std::optional<int32_t> rerank;      // of scan, times the budget
+  std::optional<int32_t> sieve;       // of scan, pages of which about one is scanned
   std::optional<bool> all_heads;      // SelectParams::all_heads
 
   bool operator==(const AttentionOverrides&) const = default;

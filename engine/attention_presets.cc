@@ -46,6 +46,7 @@ SelectorSettings ScanSelector() {
   s.params.selector = Selector::kScan;
   s.params.keep_blocks = 2048 / kBlockTokens;
   s.params.dilation = 1;
+  s.params.sieve = 8;
   s.refresh[0] = 8;
   return s;
 }

@@ -90,7 +90,8 @@ ContextMemory LayOut(const ModelConfig& config, const EngineOptions& options,
 }
 
 int64_t PageBytes(const ContextMemory& memory) {
-  const int64_t index = memory.selection.slots == 0 ? 0 : memory.index.PageBytes();
+  const int64_t index =
+      memory.selection.slots == 0 ? 0 : memory.index.PageBytes() + memory.index.RangePageBytes();
   return (memory.cache.PageBytes() + index) * static_cast<int64_t>(memory.layer_class.size());
 }
 
@@ -167,6 +168,8 @@ void AllocatePages(Kernels& kernels, int64_t num_pages, ContextMemory& memory) {
   if (memory.selection.slots == 0) return;
   memory.index.layer_stride_bytes = num_pages * memory.index.PageBytes();
   memory.index.base = kernels.Allocate(memory.index.layer_stride_bytes * num_layers);
+  memory.index.range_stride_bytes = num_pages * memory.index.RangePageBytes();
+  memory.index.ranges = kernels.Allocate(memory.index.range_stride_bytes * num_layers);
 }
 
 // Weights, activations and selections first: the pages of the KV cache get what they leave.
@@ -202,12 +205,13 @@ MemoryUse EngineParts::MemoryInUse() const {
   const auto num_layers = static_cast<int64_t>(memory.layer_class.size());
   const Selection& s = memory.selection;
   const int64_t list_bytes = (s.capacity + int64_t{1}) * static_cast<int64_t>(sizeof(int32_t));
-  MemoryUse use = {.weights = model->weight_bytes(),
-                   .activations = model->activation_bytes(),
-                   .kv = memory.cache.layer_stride_bytes * num_layers,
-                   .index = memory.index.layer_stride_bytes * num_layers,
-                   .selection = s.List(s.layers, 0, 0, 0) * list_bytes +
-                                s.Reuse(s.slots, 0, 0) * static_cast<int64_t>(sizeof(int64_t))};
+  MemoryUse use = {
+      .weights = model->weight_bytes(),
+      .activations = model->activation_bytes(),
+      .kv = memory.cache.layer_stride_bytes * num_layers,
+      .index = (memory.index.layer_stride_bytes + memory.index.range_stride_bytes) * num_layers,
+      .selection = s.List(s.layers, 0, 0, 0) * list_bytes +
+                   s.Reuse(s.slots, 0, 0) * static_cast<int64_t>(sizeof(int64_t))};
   if (const auto device = kernels->memory()) {
     use.other = std::max<int64_t>(device->total - device->free - use.known(), 0);
   }

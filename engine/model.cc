@@ -38,7 +38,8 @@ class Model::Loader {
 
   // Projections `names` under `prefix`, reading the same input: stacked where types allow.
   absl::StatusOr<Linear> LoadLinear(const std::string& prefix,
-                                    std::vector<std::pair<std::string, Shape>> names, bool bias) {
+                                    const std::vector<std::pair<std::string, Shape>>& names,
+                                    bool bias) {
     std::vector<HostMatrix> parts;
     std::vector<float> biases;
     for (const auto& [name, shape] : names) {

@@ -30,7 +30,7 @@ std::string OutputText::Finish() {
   return text;
 }
 
-std::string OutputText::Release(std::string text) {
+std::string OutputText::Release(const std::string& text) {
   held_ += text;
   size_t first = std::string::npos;
   size_t overlap = 0;

@@ -26,7 +26,7 @@ class OutputText {
   int matched_stop() const { return matched_stop_; }
 
  private:
-  std::string Release(std::string text);
+  std::string Release(const std::string& text);
 
   StreamDecoder decoder_;
   std::vector<std::string> stop_;

@@ -100,7 +100,7 @@ struct Matrix {
 // at position p is turned by p * inv_freq[i]. Rotated vectors are multiplied by `scale` (1, or
 // YaRN's).
 struct Rope {
-  const float* inv_freq = nullptr;  // host, [head_dim / 2]; valid as long as the backend is used
+  const float* inv_freq = nullptr;  // host, [head_dim / 2]; valid during the step
   float scale = 1.0f;
 
   bool operator==(const Rope&) const = default;
@@ -136,9 +136,18 @@ struct KvCache {
 // of four dimensions are numbered c = 4 * token + dimension % 4, so that four neighbours fill a
 // lane of a byte product; code c is field c / (32 * bits), from the lowest bits up, of byte c % (32
 // * bits). head_dim is a multiple of 4.
+//
+// Between what a page's keys lie is kept apart: page p of layer l has it at
+//   ranges + l * range_stride_bytes + p * RangePageBytes()
+// per KV head codes of the least element in each dimension [head_dim] and of the largest
+// [head_dim], then exponents e (int8) [kv_heads], padded. A code stands for (code - kRangeZero) *
+// 2^e, the nearest to the element; e is the least (but kLeastRangeExponent) at which no code need
+// be further than kRangeZero - 1 from kRangeZero.
 struct KeyIndex {
-  void* base = nullptr;  // device; null: no selector needs it
+  void* base = nullptr;    // device; null: no selector needs it
+  void* ranges = nullptr;  // device, with base
   int64_t layer_stride_bytes = 0;
+  int64_t range_stride_bytes = 0;
   int32_t kv_heads = 0;
   int32_t head_dim = 0;
   int32_t bits = 4;  // 1, 2 or 4
@@ -149,9 +158,15 @@ struct KeyIndex {
     return CodeBytes() + 2 * (kPageTokens + int64_t{head_dim});
   }
   constexpr int64_t PageBytes() const { return kv_heads * HeadBytes(); }
+  constexpr int64_t RangePageBytes() const {
+    return int64_t{2} * head_dim * kv_heads + (int64_t{kv_heads} + 31) / 32 * 32;
+  }
 
   bool operator==(const KeyIndex&) const = default;
 };
+
+inline constexpr int kRangeZero = 64;
+inline constexpr int kLeastRangeExponent = -120;
 
 inline constexpr int kMaxStages = 4;
 inline constexpr int kFinalList = kMaxStages - 1;
@@ -189,8 +204,9 @@ struct Selection {
 enum class Positions : uint8_t { kTrue, kStreaming, kClipped };
 
 // kHip: greedy probing in stages (arXiv 2502.08910, algorithm 1); where both probes lie past the
-// candidates, the left half is probed next. kScan: every key, from KeyIndex; a backend may round
-// each query row to multiples of 1/127 of its largest element there.
+// candidates, the left half is probed next. kScan: the keys of KeyIndex, every one or those of the
+// pages that a sieve leaves; a backend may round each query row to multiples of 1/127 of its
+// largest element there.
 enum class Selector : uint8_t { kHip, kScan };
 
 // Where kHip sees a probed key. kRelative: left probes at 0, right ones at 1, the query at
@@ -222,11 +238,34 @@ struct SelectParams {
   int32_t distance = 0;    // at which kScan sees every key and kRelative probes, about
   int32_t dilation = 0;    // kScan: a block takes the best score of those so many blocks around
   int32_t rerank = 1;      // kScan: so many times keep_blocks are scored again with stored keys
+  int32_t sieve = 1;       // kScan: about one page of so many is scanned (SieveOf)
   int32_t num_stages = 0;  // kHip
   HipStage stages[kMaxStages];
 
   bool operator==(const SelectParams&) const = default;
 };
+
+// What a scan reads of `num_pages` pages, those with candidates, counted from the first of them.
+// Page i is of group i % num_groups. Of each group those `keep` pages are scanned whose ranges
+// promise most, the lower of equals; blocks of others have score -infinity. A page promises a row
+// the sum over dimensions of its elements' products with the highs where they are positive, else
+// with the lows. At least two pages for each block that is to be kept or scored again are scanned.
+struct Sieve {
+  int32_t num_groups =
+      0;  // 0: all pages are scanned, since leaving out fewer than half would not pay
+  int32_t keep = 0;
+};
+
+inline constexpr int kSieveGroupPages = 128;  // at most
+
+constexpr Sieve SieveOf(const SelectParams& params, int64_t num_pages) {
+  const int64_t least = int64_t{2} * params.keep_blocks * params.rerank;
+  const int64_t share = (num_pages + params.sieve - 1) / params.sieve;
+  const int64_t wanted = share > least ? share : least;
+  if (params.sieve == 1 || 2 * wanted > num_pages) return {};
+  const int64_t groups = (num_pages + kSieveGroupPages - 1) / kSieveGroupPages;
+  return {static_cast<int32_t>(groups), static_cast<int32_t>((wanted + groups - 1) / groups)};
+}
 
 // Queries that read the same keys: the sinks [0, num_sinks), the blocks in `slot` of the Selection,
 // and the window [window_begin, the query's own position]. All bounds are multiples of

@@ -32,4 +32,30 @@ inline IndexHeadView IndexHeadAt(const KeyIndex& index, int64_t layer, int64_t p
   return {.codes = codes, .scales = scales, .mean = scales + int64_t{2} * kPageTokens};
 }
 
+// The ranges of one head of a page.
+struct RangeView {
+  std::byte* lows;      // codes [head_dim]
+  std::byte* highs;     // codes [head_dim]
+  std::byte* exponent;  // int8
+};
+
+inline RangeView RangesAt(const KeyIndex& index, int64_t layer, int64_t page, int64_t head) {
+  auto* of_page = static_cast<std::byte*>(index.ranges) + layer * index.range_stride_bytes +
+                  page * index.RangePageBytes();
+  const int64_t dim = index.head_dim;
+  std::byte* lows = of_page + 2 * dim * head;
+  return {.lows = lows, .highs = lows + dim, .exponent = of_page + 2 * dim * index.kv_heads + head};
+}
+
+// The pages with candidates of a query block, of its sequence's.
+struct PageSpan {
+  int64_t begin;
+  int64_t end;
+};
+
+inline PageSpan CandidatePages(const QueryBlock& block) {
+  return {.begin = block.num_sinks / kPageTokens,
+          .end = (block.window_begin + kPageTokens - 1) / kPageTokens};
+}
+
 }  // namespace everlong

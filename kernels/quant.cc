@@ -1,6 +1,5 @@
 #include "kernels/quant.h"
 
-#include <algorithm>
 #include <cstring>
 
 #include "kernels/check.h"
@@ -82,13 +81,14 @@ void DequantizeBlock(DType type, const std::byte* block, float* out) {
   const int64_t step = ScaledElements(type);
   const bool has_minimum = LayoutOf(type).minimum >= 0;
   for (int64_t i = 0; i < BlockOf(type).elements; ++i) {
+    const int64_t group = i / step;
     float scale = block_scale;
     float minimum = block_minimum;
     if (type == DType::kQ6K) {
-      scale *= static_cast<int8_t>(scales.scale_factors[i / step]);
+      scale *= static_cast<int8_t>(scales.scale_factors[group]);
     } else if (LayoutOf(type).factors >= 0) {
-      scale *= scales.scale_factors[i / step];
-      minimum *= -static_cast<float>(scales.minimum_factors[i / step]);
+      scale *= scales.scale_factors[group];
+      minimum *= -static_cast<float>(scales.minimum_factors[group]);
     }
     out[i] = scale * static_cast<float>(codes[i] - CodeOffset(type));
     if (has_minimum) out[i] += minimum;
@@ -110,7 +110,7 @@ void ReadCodes(DType type, const std::byte* block, uint8_t* codes) {
       return ReadQ6KCodes(low, high, codes);
     case DType::kQ4K:
     case DType::kQ5K:
-      for (int i = 0; i < 4; ++i) ReadNibbles(low + i * 32, 32, codes + i * 64);
+      for (int64_t i = 0; i < 4; ++i) ReadNibbles(low + i * 32, 32, codes + i * 64);
       if (type == DType::kQ4K) return;
       for (int i = 0; i < 256; ++i) codes[i] |= (high[i % 32] >> i / 32 & 1) << 4;
       return;

@@ -29,7 +29,7 @@ const Words<PositionRule> kPositions = {{"auto", PositionRule::kAuto},
 const Words<bool> kChunkScores = {{"path", false}, {"last", true}};
 const Words<bool> kHeadReductions = {{"kv_head", false}, {"all", true}};
 
-absl::Status Invalid(std::string message) {
+absl::Status Invalid(const std::string& message) {
   return absl::InvalidArgumentError(message);
 }
 
@@ -132,14 +132,15 @@ absl::Status SetAttention(std::string_view name, const std::string& value,
                                       {"sinks", &AttentionOverrides::num_sinks},
                                       {"window", &AttentionOverrides::window},
                                       {"dilation", &AttentionOverrides::dilation},
-                                      {"rerank", &AttentionOverrides::rerank}}) {
+                                      {"rerank", &AttentionOverrides::rerank},
+                                      {"sieve", &AttentionOverrides::sieve}}) {
     if (name != field) continue;
     ASSIGN_OR_RETURN(overrides.*number, ToNumber(value));
     return absl::OkStatus();
   }
   return Invalid(
       fmt::format("'{}' is not one of mode, preset, selector, positions, budget, sinks, window, "
-                  "refresh, stages, chunk-score, head-reduction, dilation, rerank",
+                  "refresh, stages, chunk-score, head-reduction, dilation, rerank, sieve",
                   name));
 }
 

@@ -11,8 +11,8 @@ namespace everlong {
 
 // Sets one of: mode, preset, selector, positions, budget, sinks, window, refresh (numbers with
 // commas between), stages (CHUNK:KEEP[:pool][:every-key] with commas between), chunk-score (path,
-// last), head-reduction (kv_head, all), dilation, rerank. INVALID_ARGUMENT says what is wrong with
-// the value.
+// last), head-reduction (kv_head, all), dilation, rerank, sieve. INVALID_ARGUMENT says what is
+// wrong with the value.
 absl::Status SetAttention(std::string_view name, const std::string& value,
                           AttentionOverrides& overrides);
 

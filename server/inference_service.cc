@@ -1,7 +1,6 @@
 #include "server/inference_service.h"
 
 #include <limits>
-#include <memory>
 #include <utility>
 
 #include "engine/status.h"

@@ -16,7 +16,7 @@ namespace {
 
 using Read = std::function<absl::Status(const std::string&, ServerOptions&)>;
 
-absl::Status Invalid(std::string message) {
+absl::Status Invalid(const std::string& message) {
   return absl::InvalidArgumentError(message);
 }
 
@@ -40,7 +40,7 @@ Read Text(std::string ServerOptions::*member) {
   };
 }
 
-Read OneOf(std::string ServerOptions::*member, std::vector<std::string> choices) {
+Read OneOf(std::string ServerOptions::*member, const std::vector<std::string>& choices) {
   return [=](const std::string& value, ServerOptions& options) {
     for (const std::string& choice : choices) {
       if (value != choice) continue;
@@ -189,6 +189,8 @@ std::vector<Option> MakeTable() {
       {"rerank", "N", "",
        "scan: so many times the budget are scored again with the keys themselves",
        Attention("rerank")},
+      {"sieve", "N", "", "scan: of so many pages of 64 tokens about one is scanned",
+       Attention("sieve")},
       {"attention-layers", "LIST", "",
        "Layers that differ, e.g. \"0,1 mode=dense; 4-7 budget=4096\"", ReadLayers},
       {"index-bits", "1|2|4", text(engine.index_bits),

@@ -24,7 +24,7 @@ struct Setting {
 };
 using Settings = std::map<std::string, Setting>;  // by option name
 
-absl::Status Invalid(std::string message) {
+absl::Status Invalid(const std::string& message) {
   return absl::InvalidArgumentError(message);
 }
 

@@ -17,7 +17,7 @@ constexpr int kMaxStopTokens = 64;
 constexpr int kMaxLogitBias = 1024;
 constexpr int kMaxPriority = 100;
 
-absl::Status Invalid(std::string message) {
+absl::Status Invalid(const std::string& message) {
   return absl::InvalidArgumentError(message);
 }
 
@@ -133,6 +133,7 @@ absl::Status ReadAttention(const v1::Attention& proto, Request& request) {
   if (proto.has_window()) overrides.window = proto.window();
   if (proto.has_dilation()) overrides.dilation = proto.dilation();
   if (proto.has_rerank()) overrides.rerank = proto.rerank();
+  if (proto.has_sieve()) overrides.sieve = proto.sieve();
   overrides.refresh.assign(proto.refresh().begin(), proto.refresh().end());
   return absl::OkStatus();
 }

@@ -8,13 +8,11 @@
 #include <prometheus/collectable.h>
 #include <prometheus/exposer.h>
 
-#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
-#include <mutex>
 
 #include "absl/time/clock.h"
 #include "engine/status.h"

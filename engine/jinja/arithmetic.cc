@@ -1,6 +1,5 @@
 #include "engine/jinja/arithmetic.h"
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
 

@@ -1,7 +1,6 @@
 #include "engine/jinja/parser.h"
 
 #include <algorithm>
-#include <array>
 #include <initializer_list>
 
 #include "engine/jinja/expression_parser.h"

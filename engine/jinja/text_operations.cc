@@ -1,7 +1,5 @@
 #include "engine/jinja/text_operations.h"
 
-#include <algorithm>
-
 #include "engine/jinja/unicode.h"
 #include "engine/text.h"
 

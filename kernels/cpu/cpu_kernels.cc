@@ -89,6 +89,8 @@ class CpuKernels : public Kernels {
       if (index.base == nullptr) return;
       std::memcpy(IndexHeadAt(index, layer, to, 0).codes, IndexHeadAt(index, layer, from, 0).codes,
                   index.PageBytes());
+      std::memcpy(RangesAt(index, layer, to, 0).lows, RangesAt(index, layer, from, 0).lows,
+                  index.RangePageBytes());
     });
   }
 

@@ -32,7 +32,33 @@ float LevelDistance(const float* x, int64_t size, int32_t bits) {
   return static_cast<float>(bits == 2 ? std::sqrt(squares / n) : 2.0 * absolute / n);
 }
 
-// `keys` is room for the page's.
+// keys: [kPageTokens][head_dim]; `room` is for two more.
+void WriteRanges(const KeyIndex& index, const float* keys, float* room, const RangeView& view) {
+  const int64_t dim = index.head_dim;
+  float* lows = std::copy_n(keys, dim, room) - dim;
+  float* highs = std::copy_n(keys, dim, room + dim) - dim;
+  for (int64_t t = 1; t < kPageTokens; ++t) {
+    for (int64_t i = 0; i < dim; ++i) {
+      lows[i] = std::min(lows[i], keys[t * dim + i]);
+      highs[i] = std::max(highs[i], keys[t * dim + i]);
+    }
+  }
+  float largest = 0.0f;
+  for (int64_t i = 0; i < dim; ++i) {
+    largest = std::max({largest, std::abs(lows[i]), std::abs(highs[i])});
+  }
+  int exponent = kLeastRangeExponent;
+  if (largest > 0.0f) exponent = std::max(exponent, std::ilogb(largest) - 5);
+  if (std::ldexp(static_cast<float>(kRangeZero - 1), exponent) < largest) ++exponent;
+  *view.exponent = static_cast<std::byte>(exponent);
+  const float unit = std::ldexp(1.0f, -exponent);
+  for (int64_t i = 0; i < dim; ++i) {
+    view.lows[i] = static_cast<std::byte>(kRangeZero + std::lrint(lows[i] * unit));
+    view.highs[i] = static_cast<std::byte>(kRangeZero + std::lrint(highs[i] * unit));
+  }
+}
+
+// `keys` is room for the page's and two more.
 void EncodeHead(const IndexKeysArgs& args, int64_t page, int64_t head, float* keys) {
   const KvCache& cache = args.cache;
   const KeyIndex& index = args.index;
@@ -41,6 +67,7 @@ void EncodeHead(const IndexKeysArgs& args, int64_t page, int64_t head, float* ke
     LoadKey(KeyAddress(cache, args.layer, page, head, t), cache.type, dim, nullptr, nullptr,
             keys + t * dim);
   }
+  WriteRanges(index, keys, keys + kPageTokens * dim, RangesAt(index, args.layer, page, head));
   const IndexHeadView view = IndexHeadAt(index, args.layer, page, head);
   std::memset(view.codes, 0, index.CodeBytes());
   for (int64_t i = 0; i < dim; ++i) {
@@ -69,7 +96,7 @@ void EncodeHead(const IndexKeysArgs& args, int64_t page, int64_t head, float* ke
 
 void IndexKeys::Run(const IndexKeysArgs& args, const Step& step, ThreadPool& pool) {
   const int64_t heads = args.index.kv_heads;
-  const int64_t page_floats = kPageTokens * args.cache.head_dim;
+  const int64_t page_floats = (kPageTokens + 2) * int64_t{args.cache.head_dim};
   keys_.Reserve(page_floats * pool.num_threads());
   for (const StepSequence& sequence : step.sequences()) {
     const int64_t first = sequence.context / kPageTokens;

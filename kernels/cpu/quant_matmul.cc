@@ -183,7 +183,7 @@ struct QuantTile {
           HWY_UNROLL(3)
           for (int d = 0; d < kDigits; ++d) {
             int32_t quad;
-            std::memcpy(&quad, digits + (r * kDigits + d) * cols + k + group * 8 + q * 4, 4);
+            std::memcpy(&quad, digits + (r * kDigits + d) * cols + k + (group * 2 + q) * 4, 4);
             const IntVec broadcast = hn::Set(i32, quad);
             dots[r][d][0] = AddByteProducts(codes[0][q], broadcast, dots[r][d][0]);
             dots[r][d][1] = AddByteProducts(codes[1][q], broadcast, dots[r][d][1]);

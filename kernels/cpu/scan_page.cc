@@ -6,6 +6,7 @@
 #include "hwy/foreach_target.h"
 // After foreach_target.h.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -190,6 +191,34 @@ void ScanPageVectors(const ScanRows& rows, const IndexHeadView& head,
   BestOfBlocks(best, scores);
 }
 
+// The sum of `size` products.
+int32_t DotBytes(const uint8_t* codes, const int8_t* bytes, int64_t size) {
+  const hn::Repartition<int8_t, I32Tag> i8;
+  constexpr int64_t kStep = 4 * kLanes;
+  IntVec sum = hn::Zero(I32Tag());
+  int64_t i = 0;
+  for (; i + kStep <= size; i += kStep) {
+    sum = AddByteProducts(hn::LoadU(U8Tag(), codes + i),
+                          hn::BitCast(I32Tag(), hn::LoadU(i8, bytes + i)), sum);
+  }
+  int32_t total = hn::GetLane(hn::SumOfLanes(I32Tag(), sum));
+  for (; i < size; ++i) total += int32_t{codes[i]} * bytes[i];
+  return total;
+}
+
+float PagePromiseVectors(const ScanRows& rows, const RangeView& ranges) {
+  const auto* codes = reinterpret_cast<const uint8_t*>(ranges.lows);
+  const float unit = std::ldexp(1.0f, static_cast<int8_t>(*ranges.exponent));
+  float best = -std::numeric_limits<float>::infinity();
+  for (int64_t r = 0; r < rows.num_rows; ++r) {
+    const int64_t size = 2 * rows.head_dim;
+    const int32_t sum = DotBytes(codes, rows.signed_bytes + r * size, size);
+    const auto centred = static_cast<float>(sum - kRangeZero * rows.totals[r]);
+    best = std::max(best, centred * (rows.scales[r] * unit));
+  }
+  return best;
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace everlong::cpu
 HWY_AFTER_NAMESPACE();
@@ -200,11 +229,16 @@ HWY_AFTER_NAMESPACE();
 namespace everlong::cpu {
 
 HWY_EXPORT(ScanPageVectors);
+HWY_EXPORT(PagePromiseVectors);
 
 void ScanPage(const ScanRows& rows, const IndexHeadView& head, const IndexHeadView& next,
               int32_t bits, float* scores) {
   EVERLONG_CHECK(rows.head_dim % 4 == 0);
   HWY_DYNAMIC_DISPATCH(ScanPageVectors)(rows, head, next, bits, scores);
+}
+
+float PagePromise(const ScanRows& rows, const RangeView& ranges) {
+  return HWY_DYNAMIC_DISPATCH(PagePromiseVectors)(rows, ranges);
 }
 
 }  // namespace everlong::cpu

@@ -1,5 +1,5 @@
-// Scores of the keys of an index page against the query rows of one selection, compiled once per
-// target.
+// Scores of the keys of an index page against the query rows of one selection, and what its ranges
+// promise, compiled once per target.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,10 @@ namespace everlong::cpu {
 // Query rows for the scan: bytes q ~ scale * byte. Sums are exact, so that a block's score depends
 // on neither target nor thread.
 struct ScanRows {
-  const float* rows;      // [num_rows][head_dim], for the page's mean
-  const int8_t* bytes;    // [num_rows][head_dim]
+  const float* rows;    // [num_rows][head_dim], for the page's mean
+  const int8_t* bytes;  // [num_rows][head_dim]
+  // [num_rows][2][head_dim]: those below 0, with zeros for others, and those above 0.
+  const int8_t* signed_bytes;
   const float* scales;    // [num_rows]
   const int32_t* totals;  // [num_rows], of the bytes
   int64_t num_rows;
@@ -23,5 +25,8 @@ struct ScanRows {
 // Meanwhile memory fetches `next`, another head of a page.
 void ScanPage(const ScanRows& rows, const IndexHeadView& head, const IndexHeadView& next,
               int32_t bits, float* scores);
+
+// The most that a page's head promises any row (SieveOf).
+float PagePromise(const ScanRows& rows, const RangeView& ranges);
 
 }  // namespace everlong::cpu

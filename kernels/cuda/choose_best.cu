@@ -1,107 +1,17 @@
-// The best of many scores by radix selection: scores become keys, unsigned numbers in the same
-// order, and histograms of the keys' digits, from the highest digit down, find the least key that
-// is chosen. A CTA keeps a list's keys in shared memory. A list too long for that is cut into
-// parts: what is best in each is chosen first, then the best of those.
+// A CTA keeps a list's keys in shared memory. A list too long for that is cut into parts: what is
+// best in each is chosen first, then the best of those.
 #include <algorithm>
 
 #include "kernels/check.h"
 #include "kernels/cuda/choose_best.h"
+#include "kernels/cuda/choose_keys.cuh"
 #include "kernels/cuda/error.h"
 
 namespace everlong::cuda {
 namespace {
 
-constexpr unsigned kAll = 0xFFFFFFFFu;
-constexpr int kDigits = 1 << 11;
+constexpr unsigned kAll = kAllLanes;
 constexpr int kPartKeys = 8192;
-
-// Never NaN's, and above 0.
-__device__ uint32_t KeyOf(float score) {
-  const auto bits = __float_as_int(score + 0.0f);  // -0 as 0
-  return static_cast<uint32_t>(bits ^ (bits >> 31 | INT32_MIN));
-}
-
-// The keys above `key` are chosen, and of those equal to it the first `num_equal`.
-struct Bar {
-  uint32_t key;
-  int num_equal;
-};
-
-template <int kThreads>
-struct Room {
-  alignas(16) uint32_t histogram[kDigits];
-  int warp_sums[2][kThreads / 32];
-  int digit;
-  int above;  // keys with higher digits
-  int here;   // with this one
-};
-
-// Of the warps before this one, and of all threads where each gives its own.
-template <int kThreads>
-__device__ int SumOfWarpsBefore(const int (&warp_sums)[kThreads / 32]) {
-  const auto warp = static_cast<int>(threadIdx.x) / 32;
-  const auto lane = static_cast<int>(threadIdx.x) % 32;
-  return __reduce_add_sync(kAll, lane < warp ? warp_sums[lane] : 0);
-}
-
-// Which digit the key has that is number `wanted`, from 1, from the top.
-template <int kThreads>
-__device__ void FindDigit(int wanted, Room<kThreads>& room) {
-  constexpr int kOwn = kDigits / kThreads;
-  struct alignas(kOwn >= 4 ? 16 : 4 * kOwn) Own {
-    uint32_t counts[kOwn];
-  };
-  const auto warp = static_cast<int>(threadIdx.x) / 32;
-  const auto lane = static_cast<int>(threadIdx.x) % 32;
-  const int first = kDigits - (static_cast<int>(threadIdx.x) + 1) * kOwn;
-  const Own own = *reinterpret_cast<const Own*>(room.histogram + first);
-  int sum = 0;
-  for (const uint32_t count : own.counts) sum += static_cast<int>(count);
-  int inclusive = sum;
-  for (int lanes = 1; lanes < 32; lanes *= 2) {
-    const int other = __shfl_up_sync(kAll, inclusive, lanes);
-    if (lane >= lanes) inclusive += other;
-  }
-  if (lane == 31) room.warp_sums[0][warp] = inclusive;
-  __syncthreads();
-  int above = SumOfWarpsBefore<kThreads>(room.warp_sums[0]) + inclusive - sum;
-#pragma unroll
-  for (int i = kOwn - 1; i >= 0; --i) {
-    const auto here = static_cast<int>(own.counts[i]);
-    if (above < wanted && wanted <= above + here) {
-      room.digit = first + i;
-      room.above = above;
-      room.here = here;
-    }
-    above += here;
-  }
-  __syncthreads();
-}
-
-// For 0 < keep < count.
-template <int kThreads>
-__device__ Bar FindBar(const uint32_t* keys, int count, int keep, Room<kThreads>& room) {
-  uint32_t found = 0;
-  uint32_t known = 0;  // its bits that are right
-  int wanted = keep;   // of the keys with those bits
-  for (int shift = 21; true; shift = max(shift - 11, 0)) {
-    const uint32_t digit = (kDigits - 1u) << shift & ~known;
-    for (int i = threadIdx.x; i < kDigits; i += kThreads) room.histogram[i] = 0;
-    __syncthreads();
-#pragma unroll 4
-    for (int i = threadIdx.x; i < count; i += kThreads) {
-      const uint32_t key = keys[i];
-      if (((key ^ found) & known) == 0) atomicAdd(room.histogram + ((key & digit) >> shift), 1u);
-    }
-    __syncthreads();
-    FindDigit<kThreads>(wanted, room);
-    found |= static_cast<uint32_t>(room.digit) << shift;
-    known |= digit;
-    wanted -= room.above;
-    if (shift == 0) return {found, wanted};
-    if (room.here == wanted) return {found - 1, 0};
-  }
-}
 
 // Calls emit(index, key, place among the chosen) for what is chosen, each part of it by one warp.
 template <int kThreads, class Emit>
@@ -149,7 +59,8 @@ __device__ void Choose(const uint32_t* keys, int count, int keep, Room<kThreads>
   if (keep >= count) {
     for (int i = threadIdx.x; i < count; i += kThreads) emit(i, keys[i], i);
   } else {
-    const Bar bar = FindBar<kThreads>(keys, count, keep, room);
+    const auto key_at = [keys](int i) { return keys[i]; };
+    const Bar bar = FindBar<kThreads>(key_at, count, keep, 0, room);
     EmitChosen<kThreads>(keys, count, bar, room, emit);
   }
 }

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <memory>
 #include <new>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -11,6 +12,7 @@
 #include "kernels/check.h"
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/error.h"
+#include "kernels/cuda/linear.h"
 #include "kernels/cuda/operations.h"
 #include "kernels/cuda/step_graphs.h"
 #include "kernels/kernels.h"
@@ -21,6 +23,31 @@ namespace {
 struct DestroyStream {
   void operator()(cudaStream_t stream) const { cudaStreamDestroy(stream); }
 };
+
+// Whether the result of the first is what the second takes, and neither overwrites what the other
+// reads.
+bool Feeds(const RmsNormArgs& norm, const MatMulArgs& product) {
+  return norm.out == product.x && norm.rows == product.rows && norm.width == product.w.cols &&
+         norm.width == product.x_stride && product.mode != MatMulOut::kAddF32 &&
+         product.out != norm.x;
+}
+bool Feeds(const MatMulArgs& product, const GatedActivationArgs& gate) {
+  return product.out == gate.gate_up && product.mode == MatMulOut::kActivations &&
+         product.rows == gate.rows && product.w.rows == int64_t{2} * gate.width &&
+         product.out_stride == product.w.rows && gate.out != product.x;
+}
+
+// The product that `calls` begin with, with the norm before it and the activation after it.
+ProductCalls ProductAt(std::span<const Call> calls) {
+  const auto* norm = std::get_if<RmsNormArgs>(&calls.front());
+  if (norm != nullptr) calls = calls.subspan(1);
+  if (calls.empty()) return {};
+  const auto* product = std::get_if<MatMulArgs>(&calls.front());
+  if (product == nullptr || (norm != nullptr && !Feeds(*norm, *product))) return {};
+  const auto* gate = calls.size() < 2 ? nullptr : std::get_if<GatedActivationArgs>(&calls[1]);
+  if (gate != nullptr && !Feeds(*product, *gate)) gate = nullptr;
+  return {.product = product, .norm = norm, .gate = gate};
+}
 
 // A step of decoded tokens is kept as a list of calls and launched as a whole by Sync; the calls of
 // any other step are launched at once.
@@ -91,15 +118,15 @@ class CudaKernels : public Kernels {
   void MatMul(const MatMulArgs& args) override { Add(args); }
   void StoreKv(const StoreKvArgs& args) override { Add(args); }
   void IndexKeys(const IndexKeysArgs& args) override { Add(args); }
-  void Select(const SelectArgs& args) override { Add(args); }
-  void Attention(const AttentionArgs& args) override { Add(args); }
+  void Select(const SelectArgs& args) override { AddRotating(args); }
+  void Attention(const AttentionArgs& args) override { AddRotating(args); }
   void GatedActivation(const GatedActivationArgs& args) override { Add(args); }
 
   // One set of results at a time.
   void Sample(const SampleArgs& args) override {
-    if (!samples_.empty()) Sync();
+    if (sample_) Sync();
     Add(SampleCall{args});
-    samples_.push_back(args);
+    sample_ = args;
   }
 
   void CopyPages(const CopyPagesArgs& args) override {
@@ -113,8 +140,8 @@ class CudaKernels : public Kernels {
     if (!busy_) return;
     EVERLONG_CUDA(cudaStreamSynchronize(context_.stream));
     busy_ = false;
-    for (const SampleArgs& args : samples_) FinishSample(*sampler_, args);
-    samples_.clear();
+    if (sample_) FinishSample(*sampler_, *sample_);
+    sample_.reset();
   }
 
  private:
@@ -130,17 +157,38 @@ class CudaKernels : public Kernels {
     Launch(call);
   }
 
+  // Calls are compared by address, and the caller's may come to hold other frequencies.
+  template <class Args>
+  void AddRotating(Args args) {
+    if (args.rotate) args.rope = context_.ropes.Keep(args.rope, args.cache.head_dim);
+    Add(args);
+  }
+
   void LaunchDeferred() {
     busy_ = true;
     launching_.clear();
     launching_.swap(calls_);
-    if (!samples_.empty()) StageSample(*sampler_, samples_.front(), context_);
+    // Where something throws, there is nothing to finish.
+    const std::optional<SampleArgs> sample = std::exchange(sample_, std::nullopt);
+    if (sample) StageSample(*sampler_, *sample, context_);
     key_ = buffer_.shape();
     key_.push_back(buffer_.generation());
     key_.push_back(SamplerGeneration(*sampler_));
-    graphs_.Run(key_, launching_, context_.stream, [this] {
-      for (const Call& call : launching_) Launch(call);
-    });
+    graphs_.Run(key_, launching_, context_.stream, [this] { LaunchAll(launching_); });
+    sample_ = sample;
+  }
+
+  void LaunchAll(std::span<const Call> calls) {
+    while (!calls.empty()) {
+      const ProductCalls product = ProductAt(calls);
+      if (product.product == nullptr) {
+        Launch(calls.front());
+        calls = calls.subspan(1);
+        continue;
+      }
+      calls = calls.subspan(1 + (product.norm != nullptr) + (product.gate != nullptr));
+      cuda::MatMul(*linear_, product, step(), context_);
+    }
   }
 
   void Launch(const Call& call) {
@@ -174,7 +222,7 @@ class CudaKernels : public Kernels {
   StepGraphs graphs_;
   std::vector<Call> calls_;  // not launched yet
   std::vector<Call> launching_;
-  std::vector<SampleArgs> samples_;  // not finished yet: at most one
+  std::optional<SampleArgs> sample_;  // not finished yet
   std::vector<int64_t> key_;
   bool deferring_ = false;
   bool busy_ = false;  // something was launched since the last Sync
@@ -204,6 +252,9 @@ extern "C" __attribute__((visibility("default"))) everlong::Kernels* EverlongMak
     *why = everlong::cuda::WhyNot();
     if (!why->empty()) return nullptr;
     return new everlong::cuda::CudaKernels(weight_type);
+  } catch (const std::bad_alloc&) {
+    *why = "the GPU's memory does not suffice to begin with";
+    return nullptr;
   } catch (const std::exception& error) {
     *why = error.what();
     return nullptr;

@@ -7,7 +7,9 @@
 #include <cmath>
 
 #include "kernels/check.h"
+#include "kernels/cuda/decode_few.h"
 #include "kernels/cuda/decode_fold.cuh"
+#include "kernels/cuda/decode_results.cuh"
 #include "kernels/cuda/dependent_launch.cuh"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/operations.h"
@@ -19,15 +21,6 @@ namespace {
 
 constexpr int kLongRun = 4;     // tiles of a rotary page: the query is turned once for them
 constexpr int kMaxBlocks = 64;  // of a launch: bounds scratch memory
-constexpr float kLog2e = 1.44269504f;
-constexpr float kLn2 = 0.69314718f;
-
-// Where CTAs leave what they have folded, [block of the launch][heads that a CTA serves][split].
-struct Parts {
-  float* outs;         // [kHeads][kDim], relative to the sums' maxima
-  float2* sums;        // [kHeads]: largest score, sum of weights relative to it
-  uint32_t* counters;  // of all splits: CTAs that are done; zero between launches
-};
 
 // `heads` queries to [kHeads][kQueryStride], padded with zeros.
 template <class S>
@@ -58,34 +51,6 @@ __device__ void CopyTurns(const RopeTable& rope, int half_dim, float* to) {
   EndCopies();
 }
 
-// Where a CTA's results go: heads [first_head, first_head + heads) of a row.
-struct Results {
-  int64_t row;
-  int first_head;
-  int heads;
-};
-
-// Four padded dimensions of one of the heads.
-template <class S>
-__device__ void Finish(const AttentionArgs& args, const Results& results, int head, int dim,
-                       float4 out, float max, float sum) {
-  const int64_t result = results.row * args.q_heads + results.first_head + head;
-  if (dim == 0 && args.lse != nullptr) args.lse[result] = (max + log2f(sum)) * kLn2;
-  const PaddedDim<S::kDim> at(dim, args.cache.head_dim);
-  if (!at.exists) return;
-  const float factor = 1.0f / sum;
-  auto* to = static_cast<uint16_t*>(args.out) + result * args.cache.head_dim + at.stored;
-  *reinterpret_cast<uint2*>(to) = {PackBf16(out.x * factor, out.y * factor),
-                                   PackBf16(out.z * factor, out.w * factor)};
-}
-
-__device__ inline void AddScaled(float4& sum, float4 x, float factor) {
-  sum.x += x.x * factor;
-  sum.y += x.y * factor;
-  sum.z += x.z * factor;
-  sum.w += x.w * factor;
-}
-
 // Merges what the warps have folded into a part or, where there is only one, the results.
 // `folded`: [S::kWarps][kHeads][kPartStride].
 template <class S>
@@ -113,20 +78,6 @@ __device__ void MergeWarps(const AttentionArgs& args, const Results& results, co
     reinterpret_cast<float4*>(parts.outs)[part * kHeads * kColumns + i] = out;
     if (dim == 0) parts.sums[part * kHeads + head] = {max, sum};
   }
-}
-
-// Whether this CTA is the last of `ctas` to come here; what the others stored before is then seen.
-__device__ inline bool IsLast(uint32_t* counter, uint32_t ctas) {
-  __shared__ bool last;
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    last = atomicAdd(counter, 1u) == ctas - 1;
-    if (last) *counter = 0;
-  }
-  __syncthreads();
-  __threadfence();
-  return last;
 }
 
 // Weights of the parts of `splits` CTAs for a head, to `weights`; the total's largest score and
@@ -185,12 +136,13 @@ __device__ void MergeParts(const AttentionArgs& args, const Results& results, co
 }
 
 // Before it waits for the kernel ahead, a CTA reads what the step's upload brought and, unless
-// lists change in this step, what was selected in an earlier one.
+// lists change in this step, what was selected in an earlier one. Unless it serves all blocks, it
+// leaves those that read few keys to AttendFew.
 // Grid: (splits at most, KV heads times parts of their groups, blocks).
 template <class S>
 __global__ void __launch_bounds__(S::kThreads, S::kCtas)
     AttendDecoded(AttentionArgs args, CacheLayer cache, Step step, const QueryBlock* blocks,
-                  RopeTable rope, Parts parts, int max_splits, bool lists_change) {
+                  RopeTable rope, Parts parts, int max_splits, bool lists_change, bool all) {
   extern __shared__ __align__(16) std::byte shared[];
   auto* queries = reinterpret_cast<uint16_t*>(shared);
   auto* scratch = reinterpret_cast<float*>(queries + (1 + S::kWarps) * S::kQueryElements);
@@ -200,11 +152,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kCtas)
   const int kv_head = blockIdx.y / cache.group_parts;
   const int warp = threadIdx.x / 32;
   const int head_dim = S::kPadded ? args.cache.head_dim : S::kDim;
-  const int head_in_group = blockIdx.y % cache.group_parts * kHeads;
   const QueryBlock& block = blocks[blockIdx.z];
-  const Results results = {.row = block.first_row,
-                           .first_head = kv_head * cache.group + head_in_group,
-                           .heads = min(kHeads, cache.group - head_in_group)};
+  const Results results = ResultsOf(block, cache, blockIdx.y);
   LetNextStart();
   if (lists_change) WaitForPrevious();
   if (threadIdx.x == 0) reading = ReadingOf(args, cache, step, block, kv_head);
@@ -212,7 +161,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kCtas)
   const int splits = min((reading.num_tiles + S::kWarps - 1) / S::kWarps, max_splits);
   const int workers = splits * S::kWarps;
   const int run = reading.num_tiles >= 4 * kLongRun * workers ? kLongRun : 1;
-  if (split >= splits) {
+  if (split >= splits || (!all && reading.few())) {
     WaitForPrevious();
     return;
   }
@@ -264,7 +213,8 @@ int64_t Ceil(int64_t n, int64_t unit) {
 }
 
 template <class S>
-void Launch(const AttentionArgs& args, const Step& step, Context& context) {
+void Launch(const AttentionArgs& args, const Step& step, bool all, const RopeTable& rope,
+            Context& context) {
   const StepPlan& plan = step.plans[args.plan];
   const CacheLayer cache = LayerOf(args, kHeads);
   const int results =
@@ -274,35 +224,26 @@ void Launch(const AttentionArgs& args, const Step& step, Context& context) {
   const int64_t max_tiles = Ceil(step.max_length, kTileBlocks * kBlockTokens) + 1;
   const auto splits = static_cast<int>(std::min<int64_t>(max_splits, Ceil(max_tiles, S::kWarps)));
   const int64_t all_results = int64_t{results} * std::min(plan.num_decode_blocks, kMaxBlocks);
-  const int64_t heads = all_results * splits * kHeads;
-  // Sums lie behind the results.
-  auto* outs = context.scratch.Get<float>(Scratch::kAttentionParts, heads * (S::kDim + 2));
-  const Parts parts = {
-      .outs = outs,
-      .sums = reinterpret_cast<float2*>(outs + heads * S::kDim),
-      .counters = context.scratch.Get<uint32_t>(Scratch::kAttentionCounters, all_results)};
-  const RopeTable rope =
-      args.rotate ? context.ropes.Get(args.rope, args.cache.head_dim) : RopeTable();
-  static const cudaError_t allowed = cudaFuncSetAttribute(
-      AttendDecoded<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes);
-  Check(allowed, "cudaFuncSetAttribute");
+  const Parts parts = PartsOf(all_results, splits, S::kDim, context);
+  [[maybe_unused]] static const bool allowed = AllowSharedMemory(AttendDecoded<S>, S::kSharedBytes);
   for (int first = 0; first < plan.num_decode_blocks; first += kMaxBlocks) {
     const int blocks = std::min(plan.num_decode_blocks - first, kMaxBlocks);
     LaunchDependent(context, AttendDecoded<S>, dim3(splits, results, blocks), S::kThreads,
                     S::kSharedBytes, args, cache, step, plan.blocks + first, rope, parts,
-                    max_splits, plan.decode.hip || plan.decode.scan);
+                    max_splits, plan.decode.hip || plan.decode.scan, all);
   }
 }
 
 template <class Kv>
-void LaunchFor(const AttentionArgs& args, const Step& step, Context& context) {
+void LaunchFor(const AttentionArgs& args, const Step& step, bool all, const RopeTable& rope,
+               Context& context) {
   switch (args.cache.head_dim) {
     case 64:
-      return Launch<Shape<Kv, 64, false>>(args, step, context);
+      return Launch<Shape<Kv, 64, false>>(args, step, all, rope, context);
     case 128:
-      return Launch<Shape<Kv, 128, false>>(args, step, context);
+      return Launch<Shape<Kv, 128, false>>(args, step, all, rope, context);
     default:
-      return Launch<Shape<Kv, 256, true>>(args, step, context);
+      return Launch<Shape<Kv, 256, true>>(args, step, all, rope, context);
   }
 }
 
@@ -314,10 +255,15 @@ void DecodeAttention(const AttentionArgs& args, const Step& step, Context& conte
   EVERLONG_CHECK(args.q_heads % cache.kv_heads == 0);
   EVERLONG_CHECK(cache.head_dim % 8 == 0 && cache.head_dim <= 256 && args.q_stride % 4 == 0);
   EVERLONG_CHECK(cache.type == DType::kBF16 || cache.type == DType::kF8);
+  const StepPlan& plan = step.plans[args.plan];
+  const RopeTable rope = args.rotate ? context.ropes.Get(args.rope, cache.head_dim) : RopeTable();
+  const bool few = plan.few && decode::ServesFew(args, context);
+  if (few) decode::AttendFew(args, step, /*all=*/!plan.many, rope, context);
+  if (few && !plan.many) return;
   if (cache.type == DType::kBF16) {
-    decode::LaunchFor<Bf16Kv>(args, step, context);
+    decode::LaunchFor<Bf16Kv>(args, step, /*all=*/!few, rope, context);
   } else {
-    decode::LaunchFor<F8Kv>(args, step, context);
+    decode::LaunchFor<F8Kv>(args, step, /*all=*/!few, rope, context);
   }
 }
 

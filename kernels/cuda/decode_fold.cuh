@@ -160,8 +160,8 @@ class Query {
 // of the first (0, 1) and second block (2, 3).
 using Scores = float[4];
 
-template <class S>
-__device__ void Multiply(const Words<4> (&keys)[kTileBlocks][S::kDim / 32], const Query<S>& query,
+template <class S, class AnyQuery>
+__device__ void Multiply(const Words<4> (&keys)[kTileBlocks][S::kDim / 32], const AnyQuery& query,
                          Scores& scores) {
 #pragma unroll
   for (float& score : scores) score = 0.0f;
@@ -200,13 +200,13 @@ __device__ void Score(const Keys<S>& keys, const Tile& tile, const float* turns,
     }
   }
   query.Turn(tile.blocks[0].distance);
-  Multiply(wide, query, scores);
+  Multiply<S>(wide, query, scores);
   const bool elsewhere =
       tile.blocks[1].tokens > 0 && tile.blocks[1].distance != tile.blocks[0].distance;
   if (elsewhere) {  // the second block lies in another rotary page
     Scores second;
     query.Turn(tile.blocks[1].distance);
-    Multiply(wide, query, second);
+    Multiply<S>(wide, query, second);
     scores[2] = second[2];
     scores[3] = second[3];
   }

@@ -4,304 +4,244 @@
 // m16n8k16; eight rows of x are B. Both operands number the inputs alike but not as they lie: each
 // lane holds consecutive ones of its rows.
 //
-// A CTA computes kTileOutputs outputs; its warps take units of inputs in turns, and where there are
-// few tiles several CTAs share one. Their sums are added in a fixed order. All of it depends on the
-// matrix and the device alone, so that a row does not depend on the rows beside it.
+// CTAs take tiles of outputs in turns, their warps units of inputs. Sums are added in an order that
+// depends on the matrix alone, so that a row does not depend on the rows beside it.
+//
+// A row that comes alone is laid in shared memory first, and may be normalised on the way. Of
+// several rows, the inputs that go with a unit of weights are copied with it. A tile may be half of
+// gates and half of what they act on.
 #include <algorithm>
 
 #include "kernels/check.h"
+#include "kernels/cuda/decoded_product.cuh"
+#include "kernels/cuda/decoded_row.cuh"
 #include "kernels/cuda/dependent_launch.cuh"
 #include "kernels/cuda/error.h"
-#include "kernels/cuda/linear-inl.h"
 
 namespace everlong::cuda {
+namespace decoded {
 namespace {
 
-constexpr int kWarps = 8;
-constexpr int kThreads = kWarps * 32;
-constexpr int kTileOutputs = 32;
-constexpr int kLaneRows = kTileOutputs / 8;  // rows of w of which a lane holds inputs
-constexpr int kDepth = 4;                    // units of weights that are on their way
-constexpr int kCtasPerSm = 3;                // that fit, of few tokens
-constexpr int kMaxCounters = 1 << 16;
+// Of a thread's sums of a tile, where they go and what goes with them.
+template <class S>
+struct Places {
+  int row[S::kThreadSums];
+  int output[S::kThreadSums];
+  Output::Terms terms[S::kThreadSums];
 
-// Inputs of a row that a lane loads at once, and all lanes.
-template <class W>
-constexpr int kLaneInputs = 16 / sizeof(W);
-template <class W>
-constexpr int kUnit = 4 * kLaneInputs<W>;
-
-template <class W>
-struct Product {
-  const W* weights;
-  const BF16* x;
-  int64_t x_stride;
-  int32_t rows;
-  int32_t outputs;
-  int32_t inputs;
-  int32_t splits;      // CTAs that share a tile
-  float* parts;        // [tiles][splits][rows of a CTA][kTileOutputs]
-  uint32_t* counters;  // [tiles], zero between launches
-  Output output;
+  __device__ Places(const Product& p, int tile) {
+#pragma unroll
+    for (int j = 0; j < S::kThreadSums; ++j) {
+      const int i = j * kThreads + static_cast<int>(threadIdx.x);
+      row[j] = static_cast<int>(blockIdx.x) * S::kRows + i / S::kTileOutputs;
+      output[j] = OutputOf<S>(p, tile, i % S::kTileOutputs);
+      if (i >= S::kRows * S::kTileOutputs || output[j] >= p.outputs) row[j] = p.rows;
+      if (row[j] < p.rows) terms[j] = p.output.TermsOf(row[j], output[j]);
+    }
+  }
 };
 
-// Copies 16 bytes to shared memory, or zeros where not `valid`.
-__device__ void CopyAsync(uint4* to, const void* from, bool valid) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
-               :
-               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))), "l"(from),
-                 "r"(valid ? 16 : 0)
-               : "memory");
-}
-__device__ void EndCopies() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-// Waits for this lane's copies but for those of the latest kCount groups.
-template <int kCount>
-__device__ void WaitForCopies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kCount) : "memory");
-}
-
-// c += a b, m16n8k16.
-__device__ void MultiplyAdd(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-__device__ uint32_t Word(const uint4& v, int i) {
-  return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
-}
-
-// Inputs 2i and 2i + 1 of those in v, as bf16.
-template <class W>
-__device__ uint32_t Pair(const uint4& v, int i) {
-  if constexpr (sizeof(W) == 1) {
-    return ExpandF8(Word(v, i / 2), i % 2);
-  } else {
-    return Word(v, i);
-  }
-}
-
-// The unit of a lane's inputs, of which `w` holds those of rows lane / 4 + 8 i of the tile and `x`
-// those of rows lane / 4 + 8 i of the tokens.
-template <class W, int kTokenTiles>
-__device__ void AddUnit(const uint4 (&w)[kLaneRows],
-                        const uint4 (&x)[kTokenTiles][kLaneInputs<W> / 8],
-                        float (&sums)[kLaneRows / 2][kTokenTiles][4]) {
+// Adds up what the warps have summed, and stores it.
+template <class S>
+__device__ void StoreTile(const Product& p, const Places<S>& places,
+                          const float (&warp_sums)[kWarps][S::kRows][S::kTileOutputs + 4]) {
 #pragma unroll
-  for (int i = 0; i < kLaneInputs<W> / 2; i += 2) {
+  for (int j = 0; j < S::kThreadSums; ++j) {
+    const int i = j * kThreads + static_cast<int>(threadIdx.x);
+    const bool exists = places.row[j] < p.rows;
+    float sum = 0.0f;
+    if (exists) {
 #pragma unroll
-    for (int m = 0; m < kLaneRows / 2; ++m) {
-      const uint32_t a[4] = {Pair<W>(w[2 * m], i), Pair<W>(w[2 * m + 1], i),
-                             Pair<W>(w[2 * m], i + 1), Pair<W>(w[2 * m + 1], i + 1)};
-#pragma unroll
-      for (int n = 0; n < kTokenTiles; ++n) {
-        MultiplyAdd(sums[m][n], a, Word(x[n][i / 4], i % 4), Word(x[n][i / 4], i % 4 + 1));
+      for (int w = 0; w < kWarps; ++w) {
+        sum += warp_sums[w][i / S::kTileOutputs][i % S::kTileOutputs];
       }
+      sum = places.terms[j].Finish(sum);
+      p.output.Store(places.row[j], places.output[j], sum);
     }
+    if (p.gated == nullptr) continue;
+    const float other = __shfl_down_sync(~0u, sum, S::kHalf);
+    if (!exists || i % S::kTileOutputs >= S::kHalf) continue;
+    p.gated[places.row[j] * int64_t{p.half_stride} + places.output[j]] =
+        ActivateGate(__float2bfloat16_rn(sum), __float2bfloat16_rn(other));
   }
 }
 
-// What a warp has in shared memory, in turn.
-template <int kRows>
-union WarpMemory {
-  uint4 weights[kDepth][kLaneRows][32];
-  float sums[kRows][kTileOutputs + 4];  // the padding keeps the lanes of a store in different banks
-};
-
-// The warp's share of the sums of a CTA's tile, over its units of [begin, end).
-template <class W, int kTokenTiles>
-__device__ void AddUnits(const Product<W>& p, int first_row, int first_output, int begin, int end,
-                         uint4 (&weights)[kDepth][kLaneRows][32],
-                         float (&sums)[kLaneRows / 2][kTokenTiles][4]) {
-  constexpr int kVectors = kLaneInputs<W> / 8;  // of 16 bytes, of a lane's inputs in x
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int first_unit = begin + static_cast<int>(threadIdx.x) / 32;
-  const int first_input = lane % 4 * kLaneInputs<W>;
-  // Rows past the last one repeat it; what becomes of them is not stored.
-  const W* w_rows[kLaneRows];
-  const BF16* x_rows[kTokenTiles];
-#pragma unroll
-  for (int i = 0; i < kLaneRows; ++i) {
-    const int64_t row = min(first_output + 8 * i + lane / 4, p.outputs - 1);
-    w_rows[i] = p.weights + row * p.inputs + first_input;
-  }
-#pragma unroll
-  for (int i = 0; i < kTokenTiles; ++i) {
-    const int64_t row = min(first_row + 8 * i + lane / 4, p.rows - 1);
-    x_rows[i] = p.x + row * p.x_stride + first_input;
-  }
-  const auto exists = [&](int unit) {
-    return unit < end && unit * kUnit<W> + first_input < p.inputs;
-  };
-  const auto start = [&](int stage, int unit) {
-    const bool valid = exists(unit);
-    const int input = valid ? unit * kUnit<W> : 0;
-#pragma unroll
-    for (int i = 0; i < kLaneRows; ++i) {
-      CopyAsync(&weights[stage][i][lane], w_rows[i] + input, valid);
-    }
-    EndCopies();
-  };
-#pragma unroll
-  for (int stage = 0; stage < kDepth; ++stage) start(stage, first_unit + stage * kWarps);
-  LetNextStart();
-  WaitForPrevious();
-  uint4 x[kTokenTiles][kVectors];
-  const auto load_x = [&](int unit) {
-#pragma unroll
-    for (int i = 0; i < kTokenTiles; ++i) {
-      const auto* from = reinterpret_cast<const uint4*>(x_rows[i] + unit * kUnit<W>);
-#pragma unroll
-      for (int j = 0; j < kVectors; ++j) x[i][j] = exists(unit) ? from[j] : uint4{};
-    }
-  };
-  load_x(first_unit);
-  int stage = 0;
-  for (int unit = first_unit; unit < end; unit += kWarps) {
-    WaitForCopies<kDepth - 1>();
-    uint4 w[kLaneRows];
-#pragma unroll
-    for (int i = 0; i < kLaneRows; ++i) w[i] = weights[stage][i][lane];
-    AddUnit<W, kTokenTiles>(w, x, sums);
-    start(stage, unit + kDepth * kWarps);
-    load_x(unit + kWarps);  // on its way during the wait
-    stage = stage + 1 == kDepth ? 0 : stage + 1;
-  }
-  WaitForCopies<0>();
-}
-
-// Whether this CTA is the last of those that share its tile to get here.
-__device__ bool ComesLast(uint32_t* counter, int splits) {
-  __shared__ bool last;
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    last = atomicAdd(counter, 1) == static_cast<uint32_t>(splits - 1);
-    if (last) *counter = 0;
-  }
-  __syncthreads();
-  __threadfence();
-  return last;
-}
-
-// Grid: (groups of rows, tiles of outputs, splits). Groups of rows are neighbours, so that they
+// Grid: (groups of rows, CTAs that share the tiles). Groups of rows are neighbours, so that they
 // find each other's weights in the cache.
-template <class W, int kTokenTiles>
-__global__ void __launch_bounds__(kThreads, kTokenTiles < 4 ? kCtasPerSm : 2)
-    MultiplyRows(const Product<W> p) {
-  constexpr int kRows = 8 * kTokenTiles;
-  const int first_row = static_cast<int>(blockIdx.x) * kRows;
-  const int first_output = static_cast<int>(blockIdx.y) * kTileOutputs;
-  const int split = static_cast<int>(blockIdx.z);
-  const int units = (p.inputs + kUnit<W> - 1) / kUnit<W>;
-  extern __shared__ uint4 shared[];
-  auto* warps = reinterpret_cast<WarpMemory<kRows>*>(shared);
+template <class S>
+__global__ void __launch_bounds__(kThreads, S::kCtas)
+    MultiplyRows(const __grid_constant__ Product p) {
+  extern __shared__ uint4 memory[];
+  auto& shared = *reinterpret_cast<typename S::Shared*>(memory);
+  uint4* const row = memory + sizeof(typename S::Shared) / sizeof(uint4);
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  float sums[kLaneRows / 2][kTokenTiles][4] = {};
-  AddUnits<W, kTokenTiles>(p, first_row, first_output, units * split / p.splits,
-                           units * (split + 1) / p.splits, warps[warp].weights, sums);
-
-  __syncwarp();
   const int lane = static_cast<int>(threadIdx.x) % 32;
+  Stream<S> stream(p, shared.rings[warp]);
 #pragma unroll
-  for (int m = 0; m < kLaneRows / 2; ++m) {
+  for (int i = 0; i < S::kDepth; ++i) {
+    stream.StartWeights();
+    EndCopies();
+  }
+  LetNextStart();
+  if constexpr (S::kAlone) {
+    LayRow<S>(p, row);
+  } else {
+    WaitForPrevious();
 #pragma unroll
-    for (int n = 0; n < kTokenTiles; ++n) {
+    for (int i = 0; i < S::kDepth; ++i) {
+      stream.StartInputs();
+      EndCopies();
+    }
+  }
+  for (int tile = blockIdx.y; tile < p.tiles; tile += gridDim.y) {
+    const Places<S> places(p, tile);
+    float sums[S::kLaneRows / 2][S::kTokenTiles][4] = {};
+    for (int unit = warp; unit < p.units; unit += kWarps) {
+      uint4 vectors[S::kUnitVectors];
+      stream.Read(vectors);
+      if constexpr (S::kAlone) {
+        const uint4* x = row + (unit * 4 + lane % 4) * S::kVectors;
+        uint4 mine[S::kVectors];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int row = 8 * n + lane % 4 * 2 + i % 2;
-        warps[warp].sums[row][16 * m + lane / 4 + i / 2 * 8] = sums[m][n][i];
+        for (int i = 0; i < S::kVectors; ++i) mine[i] = x[i];
+        AddUnit<S>(vectors, mine, sums);
+      } else {
+        AddUnit<S>(vectors, vectors + S::kLaneRows, sums);
+      }
+      stream.StartWeights();
+      stream.StartInputs();
+      EndCopies();
+    }
+    __syncthreads();  // sums of the tile before may still be read
+#pragma unroll
+    for (int m = 0; m < S::kLaneRows / 2; ++m) {
+#pragma unroll
+      for (int n = 0; n < S::kTokenTiles; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int r = 8 * n + lane % 4 * 2 + i % 2;
+          if (r < S::kRows) shared.sums[warp][r][16 * m + lane / 4 + i / 2 * 8] = sums[m][n][i];
+        }
       }
     }
+    __syncthreads();
+    StoreTile<S>(p, places, shared.sums);
   }
-  __syncthreads();
-
-  const int64_t tile = blockIdx.y * int64_t{gridDim.x} + blockIdx.x;
-  float* parts = p.parts + tile * p.splits * kRows * kTileOutputs;
-  float totals[kRows * kTileOutputs / kThreads];
-#pragma unroll
-  for (int j = 0; j < kRows * kTileOutputs / kThreads; ++j) {
-    const int i = j * kThreads + static_cast<int>(threadIdx.x);
-    totals[j] = 0.0f;
-    for (int w = 0; w < kWarps; ++w) totals[j] += warps[w].sums[i / kTileOutputs][i % kTileOutputs];
-    if (p.splits > 1) parts[split * kRows * kTileOutputs + i] = totals[j];
-  }
-  if (p.splits > 1 && !ComesLast(p.counters + tile, p.splits)) return;
-#pragma unroll
-  for (int j = 0; j < kRows * kTileOutputs / kThreads; ++j) {
-    const int i = j * kThreads + static_cast<int>(threadIdx.x);
-    if (p.splits > 1) {
-      totals[j] = 0.0f;
-      for (int s = 0; s < p.splits; ++s) totals[j] += __ldcg(parts + s * kRows * kTileOutputs + i);
-    }
-    const int row = first_row + i / kTileOutputs;
-    const int output = first_output + i % kTileOutputs;
-    if (row < p.rows && output < p.outputs) p.output.Store(row, output, totals[j]);
-  }
+  AwaitCopies<0>();
 }
 
-// As many CTAs as the device holds at once, while each warp has the units of two rounds at least.
-template <class W>
-int32_t NumSplits(const Matrix& w, int num_sms) {
-  const int64_t tiles = (w.rows + kTileOutputs - 1) / kTileOutputs;
-  const int64_t most = w.cols / (kUnit<W> * kWarps * 2 * kDepth);
-  const int64_t ctas = int64_t{kCtasPerSm} * num_sms;
-  return static_cast<int32_t>(std::max<int64_t>(1, std::min(ctas / tiles, most)));
+// A CTA's, at most.
+int64_t MaxSharedBytes() {
+  static const int bytes = [] {
+    int device = 0;
+    int value = 0;
+    EVERLONG_CUDA(cudaGetDevice(&device));
+    EVERLONG_CUDA(cudaDeviceGetAttribute(&value, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    return value - 1024;  // what kernels declare
+  }();
+  return bytes;
 }
 
-template <class W, int kTokenTiles>
-void Launch(const MatMulArgs& args, Context& context) {
-  constexpr int kRows = 8 * kTokenTiles;
-  const auto groups = static_cast<uint32_t>((args.rows + kRows - 1) / kRows);
-  const auto tiles = static_cast<uint32_t>((args.w.rows + kTileOutputs - 1) / kTileOutputs);
-  const int32_t splits = NumSplits<W>(args.w, context.num_sms);
-  Product<W> product = {.weights = static_cast<const W*>(args.w.data),
-                        .x = static_cast<const BF16*>(args.x),
-                        .x_stride = args.x_stride,
-                        .rows = args.rows,
-                        .outputs = static_cast<int32_t>(args.w.rows),
-                        .inputs = static_cast<int32_t>(args.w.cols),
-                        .splits = splits,
-                        .parts = nullptr,
-                        .counters = nullptr,
-                        .output = Output::Of(args)};
-  if (splits > 1) {
-    // Counters come first, so that they are where they were whatever the parts' size.
-    const int64_t cta_tiles = int64_t{groups} * tiles;
-    EVERLONG_CHECK(cta_tiles <= kMaxCounters);
-    product.counters = context.scratch.Get<uint32_t>(
-        Scratch::kMatMulParts, kMaxCounters + cta_tiles * splits * kRows * kTileOutputs);
-    product.parts = reinterpret_cast<float*>(product.counters + kMaxCounters);
-  }
-  constexpr int kShared = kWarps * sizeof(WarpMemory<kRows>);
-  const auto kernel = MultiplyRows<W, kTokenTiles>;
-  EVERLONG_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
-  LaunchDependent(context, kernel, dim3(groups, tiles, static_cast<uint32_t>(splits)), kThreads,
-                  kShared, product);
+template <class S>
+int64_t SharedBytes(const MatMulArgs& args) {
+  const int64_t units = (args.w.cols + S::kUnit - 1) / S::kUnit;
+  return static_cast<int64_t>(sizeof(typename S::Shared)) +
+         (S::kAlone ? units * S::kUnit * int64_t{sizeof(BF16)} : 0);
 }
 
 template <class W>
-void Launch(const MatMulArgs& args, Context& context) {
-  if (args.rows <= 8) {
-    Launch<W, 1>(args, context);
-  } else if (args.rows <= 16) {
-    Launch<W, 2>(args, context);
+using Alone = Shape<W, 0, 16, 64 << 10>;
+
+bool RunsAlone(const MatMulArgs& args) {
+  const int64_t bytes =
+      args.w.type == DType::kF8 ? SharedBytes<Alone<F8>>(args) : SharedBytes<Alone<BF16>>(args);
+  return args.rows == 1 && bytes <= MaxSharedBytes();
+}
+
+template <class S>
+Product Describe(const ProductCalls& calls, const Step& step) {
+  const MatMulArgs& args = *calls.product;
+  const auto outputs = static_cast<int32_t>(args.w.rows);
+  const auto inputs = static_cast<int32_t>(args.w.cols);
+  Product product = {.weights = args.w.data,
+                     .x = static_cast<const BF16*>(args.x),
+                     .x_stride = args.x_stride,
+                     .rows = args.rows,
+                     .outputs = outputs,
+                     .inputs = inputs,
+                     .units = (inputs + S::kUnit - 1) / S::kUnit,
+                     .tiles = (outputs + S::kTileOutputs - 1) / S::kTileOutputs,
+                     .tile_stride = S::kTileOutputs,
+                     .half_stride = S::kHalf,
+                     .output = Output::Of(args),
+                     .gated = nullptr,
+                     .norm = {}};
+  if (calls.gate != nullptr) {
+    product.tile_stride = S::kHalf;
+    product.half_stride = calls.gate->width;
+    product.gated = static_cast<BF16*>(calls.gate->out);
+  }
+  if (const RmsNormArgs* norm = calls.norm) {
+    EVERLONG_CHECK(norm->first_output < step.num_outputs);
+    product.norm = {
+        .x = norm->x,
+        .weight = norm->weight,
+        .source_row = norm->first_output < 0 ? nullptr : step.output_rows + norm->first_output,
+        .out = static_cast<BF16*>(norm->out),
+        .eps = norm->eps};
+  }
+  return product;
+}
+
+template <class S>
+void LaunchShape(const ProductCalls& calls, const Step& step, Context& context) {
+  const Product product = Describe<S>(calls, step);
+  const auto kernel = MultiplyRows<S>;
+  const auto shared = static_cast<int>(SharedBytes<S>(*calls.product));
+  [[maybe_unused]] static const bool allowed =
+      AllowSharedMemory(kernel, static_cast<int>(MaxSharedBytes()));
+  int ctas = 0;  // that a multiprocessor holds
+  EVERLONG_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&ctas, kernel, kThreads,
+                                                              static_cast<size_t>(shared)));
+  const auto groups = static_cast<uint32_t>((product.rows + S::kRows - 1) / S::kRows);
+  const auto sharing = static_cast<uint32_t>(
+      std::min(product.tiles, std::max(1, ctas * context.num_sms / static_cast<int>(groups))));
+  LaunchDependent(context, kernel, dim3(groups, sharing), kThreads, shared, product);
+}
+
+template <class W>
+void Launch(const ProductCalls& calls, const Step& step, Context& context) {
+  const int32_t rows = calls.product->rows;
+  if (RunsAlone(*calls.product)) {
+    LaunchShape<Alone<W>>(calls, step, context);
+  } else if (rows <= 8) {
+    LaunchShape<Shape<W, 1, 16, 64 << 10>>(calls, step, context);
+  } else if (rows <= 16 || context.architecture < 90) {
+    LaunchShape<Shape<W, 2, 32, 72 << 10>>(calls, step, context);
   } else {
-    Launch<W, 4>(args, context);
+    LaunchShape<Shape<W, 4, 32, 144 << 10>>(calls, step, context);
   }
 }
 
 }  // namespace
+}  // namespace decoded
 
-void MultiplyDecoded(const MatMulArgs& args, Context& context) {
-  if (args.w.type == DType::kF8) {
-    Launch<F8>(args, context);
+bool TakesNorm(const MatMulArgs& args, const RmsNormArgs& norm) {
+  const auto addresses = reinterpret_cast<uintptr_t>(norm.x) |
+                         reinterpret_cast<uintptr_t>(norm.weight) |
+                         reinterpret_cast<uintptr_t>(norm.out);
+  return decoded::RunsAlone(args) && norm.width <= decoded::Norm::kMaxWidth && addresses % 16 == 0;
+}
+
+bool TakesGate(const GatedActivationArgs& gate) {
+  return gate.width % 16 == 0;
+}
+
+void MultiplyDecoded(const ProductCalls& calls, const Step& step, Context& context) {
+  if (calls.product->w.type == DType::kF8) {
+    decoded::Launch<F8>(calls, step, context);
   } else {
-    Launch<BF16>(args, context);
+    decoded::Launch<BF16>(calls, step, context);
   }
 }
 

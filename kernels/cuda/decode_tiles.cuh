@@ -76,6 +76,7 @@ struct Reading {
   bool rotate;
   bool streaming;
 
+  __device__ bool few() const { return num_far + window_end - window_begin <= kFewBlocks; }
   __device__ SeenBlock Find(int32_t tile, int half) const;
 
  private:

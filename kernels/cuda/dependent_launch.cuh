@@ -3,8 +3,8 @@
 // its end, and no launch waits for it. From sm_90 on; elsewhere a launch is an ordinary one.
 //
 // A kernel launched by LaunchDependent must have all its threads call WaitForPrevious before they
-// read what kernels wrote, write anything, or return. What it reads afterwards must not pass
-// through the cache of constants (__ldg): lines there may be older than the wait.
+// read what kernels of the step wrote, write anything, or return. What it reads afterwards must not
+// pass through the cache of constants (__ldg): lines there may be older than the wait.
 #pragma once
 
 #include <cuda_runtime.h>

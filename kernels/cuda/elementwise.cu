@@ -9,6 +9,7 @@
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/linear-inl.h"
 #include "kernels/cuda/operations.h"
+#include "kernels/cuda/row_math.cuh"
 
 namespace everlong::cuda {
 namespace {
@@ -30,6 +31,7 @@ int ThreadsFor(int64_t vectors) {
 template <class W, int kCount>
 __global__ void EmbedTokens(const W* table, const float* scales, const int32_t* tokens,
                             int64_t width, float* out) {
+  LetNextStart();
   const int64_t token = tokens[blockIdx.x];
   const float scale = scales == nullptr ? 1.0f : scales[token];
   const auto* from = reinterpret_cast<const Vector<W, kCount>*>(table + token * width);
@@ -43,18 +45,6 @@ __global__ void EmbedTokens(const W* table, const float* scales, const int32_t* 
   }
 }
 
-// The sum over all threads of the CTA, to each of them.
-__device__ float SumOverThreads(float value) {
-  __shared__ float warp_sums[kMaxThreads / 32];
-  const unsigned lane = threadIdx.x % 32;
-  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(~0u, value, step);
-  if (lane == 0) warp_sums[threadIdx.x / 32] = value;
-  __syncthreads();
-  value = lane < blockDim.x / 32 ? warp_sums[lane] : 0.0f;
-  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(~0u, value, step);
-  return value;
-}
-
 // Brings the line of an address into the cache of the device.
 __device__ void Prefetch(const void* address) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
@@ -62,9 +52,10 @@ __device__ void Prefetch(const void* address) {
 
 // One CTA per row, which it reads twice, the second time from its cache.
 template <int kCount>
-__global__ void NormalizeRows(const float* x, const float* weight, const int32_t* source_rows,
-                              int64_t width, float eps, BF16* out) {
-  for (int64_t i = threadIdx.x * 32; i < width; i += blockDim.x * 32) Prefetch(weight + i);
+__global__ void __launch_bounds__(kNormThreads)
+    NormalizeRows(const float* x, const float* weight, const int32_t* source_rows, int64_t width,
+                  float eps, BF16* out) {
+  for (int64_t i = threadIdx.x * 32; i < width; i += kNormThreads * 32) Prefetch(weight + i);
   LetNextStart();
   WaitForPrevious();
   const int64_t row = source_rows == nullptr ? blockIdx.x : source_rows[blockIdx.x];
@@ -72,20 +63,21 @@ __global__ void NormalizeRows(const float* x, const float* weight, const int32_t
   const auto* weights = reinterpret_cast<const Vector<float, kCount>*>(weight);
   auto* to = reinterpret_cast<Vector<BF16, kCount>*>(out + blockIdx.x * width);
   float squares = 0.0f;
-  for (int64_t i = threadIdx.x; i < width / kCount; i += blockDim.x) {
+#pragma unroll 4
+  for (int64_t i = threadIdx.x; i < width / kCount; i += kNormThreads) {
     const Vector<float, kCount> in = from[i];
 #pragma unroll
     for (int j = 0; j < kCount; ++j) squares += in.at[j] * in.at[j];
   }
-  const float mean = SumOverThreads(squares) / static_cast<float>(width);
-  const float factor = 1.0f / sqrtf(mean + eps);
-  for (int64_t i = threadIdx.x; i < width / kCount; i += blockDim.x) {
+  const float factor = NormFactor(squares, width, eps);
+#pragma unroll 4
+  for (int64_t i = threadIdx.x; i < width / kCount; i += kNormThreads) {
     const Vector<float, kCount> in = from[i];
     const Vector<float, kCount> w = weights[i];
     Vector<BF16, kCount> values;
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
-      values.at[j] = __float2bfloat16_rn(in.at[j] * factor * w.at[j]);
+      values.at[j] = Normalized(in.at[j], factor, w.at[j]);
     }
     to[i] = values;
   }
@@ -102,11 +94,7 @@ __global__ void ActivateGated(const BF16* gate_up, int64_t rows, int64_t width, 
   const auto ups = *reinterpret_cast<const Vector<BF16, kCount>*>(from + width);
   Vector<BF16, kCount> values;
 #pragma unroll
-  for (int j = 0; j < kCount; ++j) {
-    const auto gate = static_cast<float>(gates.at[j]);
-    const float silu = gate / (1.0f + expf(-gate));
-    values.at[j] = __float2bfloat16_rn(silu * static_cast<float>(ups.at[j]));
-  }
+  for (int j = 0; j < kCount; ++j) values.at[j] = ActivateGate(gates.at[j], ups.at[j]);
   *reinterpret_cast<Vector<BF16, kCount>*>(out + i) = values;
 }
 
@@ -146,9 +134,8 @@ void RmsNorm(const RmsNormArgs& args, const Step& step, Context& context) {
   EVERLONG_CHECK(!gathers || args.first_output + args.rows <= step.num_outputs);
   const int32_t* source_rows = gathers ? step.output_rows + args.first_output : nullptr;
   const bool vectors = args.width % 4 == 0 && AreAligned(16, args.x, args.weight, args.out);
-  const int threads = ThreadsFor(vectors ? args.width / 4 : args.width);
   const auto kernel = vectors ? NormalizeRows<4> : NormalizeRows<1>;
-  LaunchDependent(context, kernel, dim3(static_cast<uint32_t>(args.rows)), threads, 0, args.x,
+  LaunchDependent(context, kernel, dim3(static_cast<uint32_t>(args.rows)), kNormThreads, 0, args.x,
                   args.weight, source_rows, args.width, args.eps, static_cast<BF16*>(args.out));
 }
 

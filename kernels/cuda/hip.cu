@@ -12,7 +12,7 @@ namespace {
 using hip::Probing;
 
 // Of scores and query rows. Prompts' blocks are chosen for in groups that need no more.
-constexpr int64_t kScratchBytes = int64_t{128} << 20;
+constexpr int64_t kScratchBytes = int64_t{256} << 20;
 
 int64_t MaxChunks(const StepPlan::Selects& selects, int64_t max_length, int stage) {
   const int64_t chunk = selects.chunk_tokens[stage];
@@ -33,7 +33,7 @@ Probing Describe(const SelectArgs& args, const Step& step, bool decode, Context&
   const KvCache& cache = args.cache;
   EVERLONG_CHECK(cache.type == DType::kBF16 || cache.type == DType::kF8);
   EVERLONG_CHECK(cache.head_dim % 8 == 0 && cache.head_dim <= 256);
-  EVERLONG_CHECK(args.q_heads % cache.kv_heads == 0 && args.q_stride % 2 == 0);
+  EVERLONG_CHECK(args.q_heads % cache.kv_heads == 0 && args.q_stride % 4 == 0);
   Probing p{};
   p.cache = cache;
   p.cache.base = static_cast<std::byte*>(cache.base) + args.layer * cache.layer_stride_bytes;
@@ -83,7 +83,7 @@ void RunStages(const Probing& p, const StepPlan& plan, int32_t first_block, int6
       hip::ProbeForDecoded(p, stage, max_chunks, context);
     } else {
       hip::ProbeForPrompts(p, stage, max_chunks, plan.host_blocks.data() + first_block,
-                           plan.host_selects.data(), context.stream);
+                           plan.host_selects.data(), context);
     }
     ChooseBest({.scores = p.scores,
                 .counts = p.counts,
@@ -116,7 +116,8 @@ ChosenBlocks SelectByProbing(const SelectArgs& args, const Step& step, bool deco
   p.score_stride = MaxChunks(selects, step.max_length);
   const int64_t list_bytes = p.query_stride * int64_t{sizeof(uint4)} + p.score_stride * 4;
   const int64_t fitting = std::max<int64_t>(kScratchBytes / (list_bytes * heads), 1);
-  const auto group = decode ? end : static_cast<int32_t>(std::min<int64_t>(end - begin, fitting));
+  const int64_t num_groups = decode ? 1 : std::max(CeilDiv(end - begin, fitting), 1);
+  const int32_t group = CeilDiv(end - begin, num_groups);
   const int64_t group_lists = group * heads;
   const int64_t num_lists = (end - begin) * heads;
 

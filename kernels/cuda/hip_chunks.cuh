@@ -40,6 +40,13 @@ __device__ inline int32_t NumChunks(const Probing& p, const QueryBlock& block,
   return (kept - 1) * chunks.pieces + min(chunks.pieces, last);
 }
 
+// The probes of a level, counted from the low end of what a path has left of its chunk.
+struct Level {
+  int32_t left;
+  int32_t right;
+  int32_t half;  // by which the low end moves where the right one is better
+};
+
 // What probing the chunks of one list goes by.
 struct List {
   Chunks chunks;
@@ -51,10 +58,17 @@ struct List {
   int32_t chunk_tokens;
   int32_t levels;
   bool every_key;
-  bool last_probe;
+  bool last_probe;    // decides alone
   bool rotates_keys;  // by the chunk's number
   int64_t end;        // of the candidates, a position
   const int32_t* pages;
+
+  // Where every key is scored, a level has two of the chunk's.
+  __device__ Level LevelAt(int level) const {
+    if (every_key) return {2 * level, 2 * level + 1, 0};
+    const int32_t half = chunk_tokens >> (level + 1);
+    return {half / 2, half + half / 2, half};
+  }
 };
 
 __device__ inline List ListOf(const Probing& p, int stage, int list) {
@@ -72,36 +86,21 @@ __device__ inline List ListOf(const Probing& p, int stage, int list) {
           .chunk_tokens = now.chunk_tokens,
           .levels = now.every_key ? now.chunk_tokens / 2 : 31 - __clz(now.chunk_tokens),
           .every_key = now.every_key,
-          .last_probe = params.last_probe,
+          .last_probe = params.last_probe && !now.every_key,
           .rotates_keys = p.rotate && !now.every_key && params.probes == ProbePositions::kChunk,
           .end = block.window_begin,
           .pages = p.pages + p.page_begin[block.sequence]};
 }
 
-// Down a chunk by halves towards the better probe. Where every key is scored, a level has two keys
-// of the chunk.
+// Down a chunk by halves towards the better probe.
 struct Path {
-  int32_t low;  // of the half that is left, from the chunk's start; first 0
+  int32_t low;  // of what is left, from the chunk's start; first 0
   float best;   // first -infinity
 
-  struct Probes {
-    int32_t left;
-    int32_t right;
-  };
-  __device__ Probes At(const List& list, int level) const {
-    if (list.every_key) return {2 * level, 2 * level + 1};
-    const int32_t half = list.chunk_tokens >> (level + 1);
-    return {low + half / 2, low + half + half / 2};
-  }
-
-  // Given the scores of the probes of `level`; -infinity: past the candidates.
-  __device__ void Descend(const List& list, int level, float left, float right) {
+  // Given the scores of the probes of a level; -infinity: past the candidates.
+  __device__ void Descend(const List& list, const Level& level, float left, float right) {
     const float probe = fmaxf(left, right);
-    if (list.every_key) {
-      best = fmaxf(best, probe);
-      return;
-    }
-    if (right >= left && right != -INFINITY) low += list.chunk_tokens >> (level + 1);
+    if (right >= left && right != -INFINITY) low += level.half;
     best = list.last_probe ? probe : fmaxf(best, probe);
   }
 };

@@ -27,8 +27,8 @@ class Pass {
 
   __device__ void LoadKeys(const Probing& p, int64_t head_bytes, int64_t left, int64_t right) {
     const auto* base = static_cast<const std::byte*>(p.cache.base) + head_bytes;
-    left_.template Load<false>(base, left, p.cache.head_dim);
-    right_.template Load<false>(base, right, p.cache.head_dim);
+    left_.Load(base, left, p.cache.head_dim);
+    right_.Load(base, right, p.cache.head_dim);
   }
 
   // Raises the best scores of the keys loaded; `number`: of the chunk.
@@ -78,9 +78,11 @@ __global__ void __launch_bounds__(32 * kWarps, S::kPadded ? 1 : kResidentCtas)
     const int64_t start = int64_t{list.chunks.Start(chunk)} * kBlockTokens;
     Path path = {0, -INFINITY};
     for (int level = 0; level < list.levels; ++level) {
-      const Path::Probes at = path.At(list, level);
-      const int64_t left_key = KeyPlace(p, list, min(start + at.left, list.end - 1));
-      const int64_t right_key = KeyPlace(p, list, min(start + at.right, list.end - 1));
+      const Level at = list.LevelAt(level);
+      const int64_t left_probe = start + path.low + at.left;
+      const int64_t right_probe = start + path.low + at.right;
+      const int64_t left_key = KeyPlace(p, list, min(left_probe, list.end - 1));
+      const int64_t right_key = KeyPlace(p, list, min(right_probe, list.end - 1));
       float left = -INFINITY;
       float right = -INFINITY;
       for (int i = 0; i < num_passes; ++i) {
@@ -89,9 +91,9 @@ __global__ void __launch_bounds__(32 * kWarps, S::kPadded ? 1 : kResidentCtas)
         if (num_passes > 1) pass.LoadRows(p, number + head, i % list.num_passes);
         pass.Score(p, list, chunk, left, right);
       }
-      if (start + at.left >= list.end) left = -INFINITY;
-      if (start + at.right >= list.end) right = -INFINITY;
-      path.Descend(list, level, left, right);
+      if (left_probe >= list.end) left = -INFINITY;
+      if (right_probe >= list.end) right = -INFINITY;
+      path.Descend(list, at, left, right);
     }
     if (threadIdx.x % 4 == 0 && tile * kTileChunks + key < count) {
       p.scores[number * p.score_stride + chunk] = path.best;

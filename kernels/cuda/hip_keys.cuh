@@ -23,6 +23,16 @@ struct Shape {
   static constexpr int kRowTiles = RowTiles(kDim);
 };
 
+// A token's key in its KV block.
+template <class Kv>
+struct KeyAddress {
+  __device__ KeyAddress(const std::byte* block, int token, int head_dim)
+      : elements(block + token * head_dim * Kv::kBytes),
+        scale(block + 2 * kBlockTokens * head_dim * Kv::kBytes + 4 * token) {}
+  const std::byte* elements;
+  const std::byte* scale;  // where Kv has one
+};
+
 // A lane's part of a key, as stored.
 template <class S>
 struct StoredKey {
@@ -31,21 +41,16 @@ struct StoredKey {
   float scale;
 
   // `base`: what `place` (KeyPlace) counts from.
-  template <bool kCached>
   __device__ void Load(const std::byte* base, int64_t place, int head_dim) {
     const auto token = static_cast<int>(place % kBlockTokens);
-    const std::byte* block = base + (place - token);
-    const std::byte* key = block + token * head_dim * Kv::kBytes;
+    const KeyAddress<Kv> key(base + (place - token), token, head_dim);
 #pragma unroll
     for (int j = 0; j < S::kSteps; ++j) {
       const int dim = 32 * j + 8 * (threadIdx.x % 4);
-      chunks[j] = LoadChunk<Kv, S::kDim, S::kPadded, kCached>(key, dim, head_dim);
+      chunks[j] = LoadChunk<Kv, S::kDim, S::kPadded>(key.elements, dim, head_dim);
     }
     scale = 1.0f;
-    if constexpr (Kv::kScaled) {
-      const std::byte* scales = block + 2 * kBlockTokens * head_dim;
-      scale = __uint_as_float(LoadCached<1>(scales + 4 * token).w[0]);
-    }
+    if constexpr (Kv::kScaled) scale = __uint_as_float(LoadCached<1>(key.scale).w[0]);
   }
 };
 

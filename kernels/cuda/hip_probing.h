@@ -92,6 +92,6 @@ void ChangeStage(const Probing& p, int stage, bool first, cudaStream_t stream);
 // a list. The blocks of prompts are also given as the host knows them.
 void ProbeForDecoded(const Probing& p, int stage, int64_t max_chunks, const Context& context);
 void ProbeForPrompts(const Probing& p, int stage, int64_t max_chunks, const QueryBlock* blocks,
-                     const SelectParams* selects, cudaStream_t stream);
+                     const SelectParams* selects, const Context& context);
 
 }  // namespace everlong::cuda::hip

@@ -63,42 +63,57 @@ __device__ TileRow TileRowAt(const Probing& p, int tile, int row) {
   return {of_side * 16 + row, tile / p.row_tiles % 2 == 0};
 }
 
-// Which 32 bits of a list's tiles hold dimensions `dim`, even, and dim + 1 of a row.
-__device__ int64_t QueryWord(const Probing& p, int tile, int row, int dim) {
-  const int lane = row % 8 * 4 + dim % 32 / 8;
-  const int half = dim % 8 / 4;
-  const int word = dim % 4 / 2 * 2 + row / 8;
-  return (((int64_t{tile} * (p.dim / 32) + dim / 32) * 2 + half) * 32 + lane) * 4 + word;
-}
-
-// Two neighbouring pairs of dimensions: their first elements and their second ones.
+// Four neighbouring pairs of dimensions: their first elements and their second ones.
 struct Pairs {
-  float2 first;
-  float2 second;
+  float first[4];
+  float second[4];
 };
 
-// Of one query head, the mean of rows [begin, end).
+// Of one query head, the mean of rows [begin, end), kPooledRows at most.
 __device__ Pairs MeanOfRows(const Probing& p, int64_t begin, int64_t end, int q_head, int pair) {
-  const int head_dim = p.cache.head_dim;
-  Pairs sum = {{0.0f, 0.0f}, {0.0f, 0.0f}};
-  for (int64_t row = begin; row < end; ++row) {
-    const __nv_bfloat16* q = p.q + row * p.q_stride + int64_t{q_head} * head_dim + pair;
-    const auto first = *reinterpret_cast<const uint32_t*>(q);
-    const auto second = *reinterpret_cast<const uint32_t*>(q + head_dim / 2);
-    sum.first = {sum.first.x + LowBf16(first), sum.first.y + HighBf16(first)};
-    sum.second = {sum.second.x + LowBf16(second), sum.second.y + HighBf16(second)};
+  const int half_dim = p.cache.head_dim / 2;
+  const __nv_bfloat16* q = p.q + begin * p.q_stride + int64_t{q_head} * 2 * half_dim + pair;
+  const auto count = static_cast<int>(end - begin);
+  Pairs sum = {};
+#pragma unroll
+  for (int row = 0; row < kPooledRows; ++row) {
+    if (row >= count) break;
+    const uint2 first = *reinterpret_cast<const uint2*>(q + row * p.q_stride);
+    const uint2 second = *reinterpret_cast<const uint2*>(q + row * p.q_stride + half_dim);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t a = i < 2 ? first.x : first.y;
+      const uint32_t b = i < 2 ? second.x : second.y;
+      sum.first[i] += i % 2 == 0 ? LowBf16(a) : HighBf16(a);
+      sum.second[i] += i % 2 == 0 ? LowBf16(b) : HighBf16(b);
+    }
   }
-  const auto count = static_cast<float>(end - begin);
-  return {{sum.first.x / count, sum.first.y / count}, {sum.second.x / count, sum.second.y / count}};
+  if (count == 1) return sum;
+  const auto divisor = static_cast<float>(count);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    sum.first[i] /= divisor;
+    sum.second[i] /= divisor;
+  }
+  return sum;
 }
 
-__device__ Pairs Rotated(const RopeTable& rope, const Pairs& x, int half_dim, int position,
-                         int pair) {
-  float4 turns = TurnsOf(rope, half_dim, position, pair);
-  turns = {turns.x * rope.scale, turns.y * rope.scale, turns.z * rope.scale, turns.w * rope.scale};
-  const auto [a, b] = x;
-  return {{a.x * turns.x - b.x * turns.y, a.y * turns.z - b.y * turns.w},
-          {b.x * turns.x + a.x * turns.y, b.y * turns.z + a.y * turns.w}};
+__device__ void Rotate(const RopeTable& rope, int half_dim, int position, int pair, Pairs& x) {
+#pragma unroll
+  for (int i = 0; i < 4; i += 2) {
+    const float4 turns = TurnsOf(rope, half_dim, position, pair + i);
+    const float scaled[4] = {turns.x * rope.scale, turns.y * rope.scale, turns.z * rope.scale,
+                             turns.w * rope.scale};
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      const float cos = scaled[2 * k];
+      const float sin = scaled[2 * k + 1];
+      const float a = x.first[i + k];
+      const float b = x.second[i + k];
+      x.first[i + k] = a * cos - b * sin;
+      x.second[i + k] = b * cos + a * sin;
+    }
+  }
 }
 
 // Where a query row stands, seen from probed keys, or from 0 where those are rotated too.
@@ -116,33 +131,57 @@ __device__ int QueryPosition(const SelectParams& params, const HipStage& stage, 
   return 0;
 }
 
-// The query rows of a list, as the probes of a stage see them. Rows past the last one repeat it.
-__device__ void WriteQueries(const Probing& p, const QueryBlock& block, const SelectParams& params,
-                             const HipStage& stage, int list, int num_chunks) {
+// What of a list's query rows does not depend on which of them it is.
+struct Queries {
+  int list;
+  int first_head;
+  int per_head;    // rows
+  int num_rows;    // of all heads
+  int num_chunks;  // that are probed
+  int64_t position;
+};
+
+// A row of a list's tiles, as the probes of a stage see it. Rows past the last one repeat it.
+__device__ Pairs PairsOf(const Probing& p, const QueryBlock& block, const SelectParams& params,
+                         const HipStage& stage, const Queries& queries, TileRow at, int pair) {
   const int half_dim = p.cache.head_dim / 2;
-  const int64_t position = p.positions[block.first_row];
-  const int per_head = RowsPerHead(block, stage, position);
-  const int num_rows = p.group * per_head;
-  const int first_head = list % p.cache.kv_heads * p.group;
-  const int row_items = p.dim / 4;
-  const int items = CeilDiv(num_rows, p.pass_rows()) * p.pass_tiles() * 16 * row_items;
-  auto* to = reinterpret_cast<uint32_t*>(p.queries + list * p.query_stride);
+  if (pair >= half_dim) return {};
+  const int row = min(at.row, queries.num_rows - 1);
+  const RowRange rows = RowsOf(block, stage, queries.position, row % queries.per_head);
+  Pairs x = MeanOfRows(p, block.first_row + rows.begin, block.first_row + rows.end,
+                       queries.first_head + row / queries.per_head, pair);
+  if (p.rotate) {
+    const int64_t position = queries.position + rows.begin;
+    Rotate(p.rope, half_dim, QueryPosition(params, stage, at.left, position, queries.num_chunks),
+           pair, x);
+  }
+  return x;
+}
+
+// Every thread writes a lane's words of a tile, eight bytes of two rows' vectors.
+__device__ void WriteQueries(const Probing& p, const QueryBlock& block, const SelectParams& params,
+                             const HipStage& stage, const Queries& queries) {
+  const int half_steps = p.dim / 64;
+  const int items = CeilDiv(queries.num_rows, p.pass_rows()) * p.pass_tiles() * half_steps * 64;
+  uint4* to = p.queries + queries.list * p.query_stride;
   for (int item = threadIdx.x; item < items; item += kThreads) {
-    const int pair = item % row_items * 2;
-    const int tile = item / row_items / 16;
-    const int tile_row = item / row_items % 16;
-    Pairs x = {{0.0f, 0.0f}, {0.0f, 0.0f}};
-    if (pair < half_dim) {
-      const TileRow at = TileRowAt(p, tile, tile_row);
-      const int row = min(at.row, num_rows - 1);
-      const RowRange rows = RowsOf(block, stage, position, row % per_head);
-      x = MeanOfRows(p, block.first_row + rows.begin, block.first_row + rows.end,
-                     first_head + row / per_head, pair);
-      const int seen = QueryPosition(params, stage, at.left, position + rows.begin, num_chunks);
-      if (p.rotate) x = Rotated(p.rope, x, half_dim, seen, pair);
+    const int lane = item % 32;
+    const int half = item / 32 % 2;
+    const int step = item / 64 % half_steps;
+    const int tile = item / 64 / half_steps;
+    const int pair = 32 * step + 8 * (lane % 4) + 4 * half;
+    Pairs x[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const TileRow at = TileRowAt(p, tile, lane / 4 + 8 * i);
+      x[i] = PairsOf(p, block, params, stage, queries, at, pair);
     }
-    to[QueryWord(p, tile, tile_row, pair)] = PackBf16(x.first.x, x.first.y);
-    to[QueryWord(p, tile, tile_row, pair + p.dim / 2)] = PackBf16(x.second.x, x.second.y);
+    uint4* words = to + ((int64_t{tile} * 2 * half_steps + step) * 2 + half) * 32 + lane;
+    words[0] = {PackBf16(x[0].first[0], x[0].first[1]), PackBf16(x[1].first[0], x[1].first[1]),
+                PackBf16(x[0].first[2], x[0].first[3]), PackBf16(x[1].first[2], x[1].first[3])};
+    words[half_steps * 64] = {
+        PackBf16(x[0].second[0], x[0].second[1]), PackBf16(x[1].second[0], x[1].second[1]),
+        PackBf16(x[0].second[2], x[0].second[3]), PackBf16(x[1].second[2], x[1].second[3])};
   }
 }
 
@@ -166,7 +205,15 @@ __global__ void __launch_bounds__(kThreads)
     p.counts[list] = num_chunks;
     p.keeps[list] = min(params.stages[stage].keep_chunks, p.selection.capacity);
   }
-  WriteQueries(p, block, params, params.stages[stage], list, num_chunks);
+  const int64_t position = p.positions[block.first_row];
+  const int per_head = RowsPerHead(block, params.stages[stage], position);
+  const Queries queries = {.list = list,
+                           .first_head = head * p.group,
+                           .per_head = per_head,
+                           .num_rows = p.group * per_head,
+                           .num_chunks = num_chunks,
+                           .position = position};
+  WriteQueries(p, block, params, params.stages[stage], queries);
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/key_elements.cuh"
 #include "kernels/cuda/operations.h"
+#include "kernels/cuda/reduce.cuh"
 
 namespace everlong::cuda {
 namespace {
@@ -30,7 +31,10 @@ struct Indexing {
 };
 
 struct Room {
+  // Of some of the tokens' elements in four dimensions.
   float4 sums[kThreads];
+  float4 lows[kThreads];
+  float4 highs[kThreads];
   float means[kMaxHeadDim];
   uint32_t codes[kPageTokens * (kMaxQuads + 1)];  // bytes; [token][quads + 1]
 };
@@ -41,31 +45,67 @@ __device__ float KeepAsF16(float value, __half* to) {
   return __half2float(kept);
 }
 
-// Threads add up some of the tokens each, for four dimensions.
+// Where a page's keys are, in each dimension.
+struct Place {
+  float sum;
+  float low;
+  float high;
+};
+
+// Threads see some of the tokens each, for four dimensions; then one dimension each.
 template <class Kv>
-__device__ void WriteMeans(const Indexing& x, int64_t page, int head, __half* means, Room& room) {
+__device__ Place FindPlace(const Indexing& x, int64_t page, int head, Room& room) {
   const int dim = x.cache.head_dim;
   const int quads = dim / 4;
-  const int slices = kThreads / quads;
+  const int slices = min(kThreads / quads, kPageTokens);
   const auto thread = static_cast<int>(threadIdx.x);
   if (thread < slices * quads) {
     float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
+    float4 low = {INFINITY, INFINITY, INFINITY, INFINITY};
+    float4 high = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
     for (int token = thread / quads; token < kPageTokens; token += slices) {
       const auto key = StoredKey<Kv>::At(x.cache, page, head, token);
-      const float4 four = key.Four(thread % quads * 4);
-      sum = {sum.x + four.x * key.scale, sum.y + four.y * key.scale, sum.z + four.z * key.scale,
-             sum.w + four.w * key.scale};
+      float4 four = key.Four(thread % quads * 4);
+      four = {four.x * key.scale, four.y * key.scale, four.z * key.scale, four.w * key.scale};
+      sum = {sum.x + four.x, sum.y + four.y, sum.z + four.z, sum.w + four.w};
+      low = {fminf(low.x, four.x), fminf(low.y, four.y), fminf(low.z, four.z),
+             fminf(low.w, four.w)};
+      high = {fmaxf(high.x, four.x), fmaxf(high.y, four.y), fmaxf(high.z, four.z),
+              fmaxf(high.w, four.w)};
     }
     room.sums[thread] = sum;
+    room.lows[thread] = low;
+    room.highs[thread] = high;
   }
   __syncthreads();
-  if (thread < dim) {
-    const auto* sums = reinterpret_cast<const float*>(room.sums);
-    float sum = 0.0f;
-    for (int slice = 0; slice < slices; ++slice) sum += sums[slice * dim + thread];
-    room.means[thread] = KeepAsF16(sum / kPageTokens, means + thread);
+  Place place = {0.0f, INFINITY, -INFINITY};
+  for (int i = thread; thread < dim && i < slices * dim; i += dim) {
+    place.sum += reinterpret_cast<const float*>(room.sums)[i];
+    place.low = fminf(place.low, reinterpret_cast<const float*>(room.lows)[i]);
+    place.high = fmaxf(place.high, reinterpret_cast<const float*>(room.highs)[i]);
   }
-  __syncthreads();
+  return place;
+}
+
+// Thread i has dimension i.
+__device__ void WriteRanges(const KeyIndex& index, int64_t page, int head, const Place& place) {
+  const int dim = index.head_dim;
+  const auto thread = static_cast<int>(threadIdx.x);
+  const bool exists = thread < dim;
+  const float largest =
+      ReduceBlock<kThreads>(exists ? fmaxf(fabsf(place.low), fabsf(place.high)) : 0.0f, Max());
+  int exponent = kLeastRangeExponent;
+  if (largest > 0.0f) exponent = max(exponent, ilogbf(largest) - 5);
+  if (ldexpf(static_cast<float>(kRangeZero - 1), exponent) < largest) ++exponent;
+  const float unit = ldexpf(1.0f, -exponent);
+  std::byte* of_page = static_cast<std::byte*>(index.ranges) + page * index.RangePageBytes();
+  if (thread == 0) of_page[2 * dim * index.kv_heads + head] = static_cast<std::byte>(exponent);
+  if (!exists) return;
+  const auto code = [&](float x) {
+    return static_cast<std::byte>(kRangeZero + static_cast<int>(rintf(x * unit)));
+  };
+  of_page[2 * dim * head + thread] = code(place.low);
+  of_page[2 * dim * head + dim + thread] = code(place.high);
 }
 
 // The distance between levels, as in reference/index.cc: by `bits` it follows the largest
@@ -78,10 +118,7 @@ __device__ float LevelDistance(const float (&x)[kLaneQuads][4], int bits, int di
       sum = bits == 4 ? fmaxf(sum, fabsf(v)) : sum + (bits == 2 ? v * v : fabsf(v));
     }
   }
-  for (int lanes = 16; lanes > 0; lanes /= 2) {
-    const float other = __shfl_xor_sync(~0u, sum, lanes);
-    sum = bits == 4 ? fmaxf(sum, other) : sum + other;
-  }
+  sum = ReduceWarp(sum, [bits](float a, float b) { return bits == 4 ? fmaxf(a, b) : a + b; });
   const auto n = static_cast<float>(dim);
   if (bits == 4) return sum / 7.5f;
   return bits == 2 ? sqrtf(sum / n) : 2.0f * sum / n;
@@ -156,7 +193,13 @@ __global__ void __launch_bounds__(kThreads) IndexKeysKernel(const Indexing x) {
     auto* codes = static_cast<std::byte*>(x.index.base) + page * x.index.PageBytes() +
                   head * x.index.HeadBytes();
     auto* scales = reinterpret_cast<__half*>(codes + x.index.CodeBytes());
-    WriteMeans<Kv>(x, page, head, scales + kPageTokens, room);
+    const Place place = FindPlace<Kv>(x, page, head, room);
+    if (threadIdx.x < x.index.head_dim) {
+      const float mean = place.sum / kPageTokens;
+      room.means[threadIdx.x] = KeepAsF16(mean, scales + kPageTokens + threadIdx.x);
+    }
+    WriteRanges(x.index, page, head, place);
+    __syncthreads();
     Encode<Kv>(x, page, head, scales, room);
     WriteCodes(x.index, reinterpret_cast<uint32_t*>(codes), room);
   }
@@ -177,6 +220,8 @@ void IndexKeys(const IndexKeysArgs& args, const Step& step, Context& context) {
                 .cta_rows = (step.num_tokens + kMaxCtas - 1) / kMaxCtas};
   x.cache.base = static_cast<std::byte*>(x.cache.base) + args.layer * x.cache.layer_stride_bytes;
   x.index.base = static_cast<std::byte*>(x.index.base) + args.layer * x.index.layer_stride_bytes;
+  x.index.ranges =
+      static_cast<std::byte*>(x.index.ranges) + args.layer * x.index.range_stride_bytes;
   const dim3 grid((x.num_rows + x.cta_rows - 1) / x.cta_rows, x.index.kv_heads);
   const auto kernel = x.cache.type == DType::kF8 ? IndexKeysKernel<F8Kv> : IndexKeysKernel<Bf16Kv>;
   kernel<<<grid, kThreads, 0, context.stream>>>(x);

@@ -87,11 +87,9 @@ struct PaddedDim {
 
 // Padded dimensions [dim, dim + 8) of a stored vector. head_dim is a multiple of 8, thus a half one
 // of 4.
-template <class Kv, int kDim, bool kPadded, bool kCached = false>
+template <class Kv, int kDim, bool kPadded>
 __device__ inline Chunk<Kv> LoadChunk(const std::byte* vector, int dim, int head_dim) {
-  if constexpr (!kPadded && kCached) {
-    return LoadCached<2 * Kv::kBytes>(vector + dim * Kv::kBytes);
-  } else if constexpr (!kPadded) {
+  if constexpr (!kPadded) {
     return LoadOnce<2 * Kv::kBytes>(vector + dim * Kv::kBytes);
   } else {
     Chunk<Kv> chunk;

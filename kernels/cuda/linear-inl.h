@@ -14,7 +14,7 @@ namespace everlong::cuda {
 using BF16 = __nv_bfloat16;
 using F8 = __nv_fp8_e4m3;
 
-// The sum of row r and output n is to be scaled, and the bias added.
+// Where results go, and what becomes of the sum of row r and output n first.
 struct Output {
   const float* scales;
   const float* bias;
@@ -26,16 +26,31 @@ struct Output {
     return {RowScales(args.w), args.bias, args.out, args.out_stride, args.mode};
   }
 
-  __device__ void Store(int64_t r, int64_t n, float sum) const {
-    if (scales != nullptr) sum *= scales[n];
-    if (bias != nullptr) sum += bias[n];
+  // What a sum is scaled by, and what is added to it.
+  struct Terms {
+    float scale;
+    float bias;
+    float before;
+
+    __device__ float Finish(float sum) const { return sum * scale + bias + before; }
+  };
+
+  __device__ Terms TermsOf(int64_t r, int64_t n) const {
+    return {.scale = scales == nullptr ? 1.0f : scales[n],
+            .bias = bias == nullptr ? 0.0f : bias[n],
+            .before = mode == MatMulOut::kAddF32 ? static_cast<float*>(out)[r * stride + n] : 0.0f};
+  }
+
+  __device__ void Store(int64_t r, int64_t n, float value) const {
     const int64_t i = r * stride + n;
     if (mode == MatMulOut::kActivations) {
-      static_cast<BF16*>(out)[i] = __float2bfloat16_rn(sum);
+      static_cast<BF16*>(out)[i] = __float2bfloat16_rn(value);
     } else {
-      auto* sums = static_cast<float*>(out);
-      sums[i] = mode == MatMulOut::kAddF32 ? sums[i] + sum : sum;
+      static_cast<float*>(out)[i] = value;
     }
+  }
+  __device__ void StoreSum(int64_t r, int64_t n, float sum) const {
+    Store(r, n, TermsOf(r, n).Finish(sum));
   }
 };
 

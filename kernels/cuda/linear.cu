@@ -6,6 +6,7 @@
 #include "kernels/cuda/linear-inl.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/operations.h"
+#include "kernels/cuda/reduce.cuh"
 
 namespace everlong::cuda {
 namespace {
@@ -32,8 +33,8 @@ __global__ void MultiplyPlainly(const W* w, const BF16* x, int64_t x_stride, int
   for (int64_t k = lane; k < inputs; k += 32) {
     sum += static_cast<float>(x[r * x_stride + k]) * static_cast<float>(w[n * inputs + k]);
   }
-  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
-  if (lane == 0) output.Store(r, n, sum);
+  sum = ReduceWarp(sum, Sum());
+  if (lane == 0) output.StoreSum(r, n, sum);
 }
 
 void MultiplyPlainly(const MatMulArgs& args, Context& context) {
@@ -69,7 +70,7 @@ __global__ void Widen(const uint2* w, const float* scales, int64_t inputs, int64
 // Stores sums [rows][outputs] with their bias.
 __global__ void StoreSums(const float* sums, int64_t rows, int64_t outputs, const Output output) {
   const int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x;
-  if (i < rows * outputs) output.Store(i / outputs, i % outputs, sums[i]);
+  if (i < rows * outputs) output.StoreSum(i / outputs, i % outputs, sums[i]);
 }
 
 uint32_t AlignmentOf(const void* address, int64_t stride_bytes) {
@@ -129,8 +130,26 @@ void Linear::Multiply(const MatMulArgs& args, Context& context) {
   if (args.rows == 0 || args.w.rows == 0) return;
   if (!RowsAreAligned(args)) return MultiplyPlainly(args, context);
   const int32_t num_prompt = args.rows - args.decode_rows;
-  if (args.decode_rows > 0) MultiplyDecoded(RowsOf(args, 0, args.decode_rows), context);
+  if (args.decode_rows > 0) {
+    const MatMulArgs decoded = RowsOf(args, 0, args.decode_rows);
+    MultiplyDecoded({.product = &decoded}, {}, context);
+  }
   if (num_prompt > 0) MultiplyPrompt(RowsOf(args, args.decode_rows, num_prompt), context);
+}
+
+void Linear::Multiply(const ProductCalls& calls, const Step& step, Context& context) {
+  const MatMulArgs& args = *calls.product;
+  const bool decoded = args.rows > 0 && args.decode_rows == args.rows && RowsAreAligned(args);
+  ProductCalls at_once = {.product = &args};
+  if (decoded && calls.norm != nullptr && TakesNorm(args, *calls.norm)) at_once.norm = calls.norm;
+  if (decoded && calls.gate != nullptr && TakesGate(*calls.gate)) at_once.gate = calls.gate;
+  if (calls.norm != at_once.norm) RmsNorm(*calls.norm, step, context);
+  if (decoded) {
+    MultiplyDecoded(at_once, step, context);
+  } else {
+    Multiply(args, context);
+  }
+  if (calls.gate != at_once.gate) GatedActivation(*calls.gate, context);
 }
 
 // The scratch memory: cuBLASLt's workspace, sums and widened weights, each where it is needed.
@@ -200,6 +219,10 @@ Matrix LoadMatrix(Linear& linear, std::span<const HostMatrix> parts, Context& /*
 
 void MatMul(Linear& linear, const MatMulArgs& args, Context& context) {
   linear.Multiply(args, context);
+}
+
+void MatMul(Linear& linear, const ProductCalls& calls, const Step& step, Context& context) {
+  linear.Multiply(calls, step, context);
 }
 
 }  // namespace everlong::cuda

@@ -30,6 +30,14 @@ inline const float* RowScales(const Matrix& w) {
   return reinterpret_cast<const float*>(static_cast<const std::byte*>(w.data) + RowScalesOffset(w));
 }
 
+// A product and the calls around it: the norm that makes its x and the activation that takes its
+// result, where they are not null.
+struct ProductCalls {
+  const MatMulArgs* product = nullptr;
+  const RmsNormArgs* norm = nullptr;
+  const GatedActivationArgs* gate = nullptr;
+};
+
 class Linear {
  public:
   // kBF16 or kF8.
@@ -37,6 +45,7 @@ class Linear {
 
   Matrix Load(std::span<const HostMatrix> parts);
   void Multiply(const MatMulArgs& args, Context& context);
+  void Multiply(const ProductCalls& calls, const Step& step, Context& context);
 
  private:
   // Products of rows that are not decoded, and of those with kBF16 weights. All rows of x and w are
@@ -57,7 +66,16 @@ class Linear {
 // are.
 bool RowsAreAligned(const MatMulArgs& args);
 
-// All of the rows, which are aligned, as decoded ones.
-void MultiplyDecoded(const MatMulArgs& args, Context& context);
+// Whether a product of decoded rows takes along a norm that makes its x.
+bool TakesNorm(const MatMulArgs& args, const RmsNormArgs& norm);
+// Whether it takes along an activation that takes its result.
+bool TakesGate(const GatedActivationArgs& gate);
+
+// All of the rows, which are aligned, as decoded ones, by one kernel that takes along norm and
+// gate.
+void MultiplyDecoded(const ProductCalls& calls, const Step& step, Context& context);
+
+// The calls, in as few kernels as serve; results are those of one after the other.
+void MatMul(Linear& linear, const ProductCalls& calls, const Step& step, Context& context);
 
 }  // namespace everlong::cuda

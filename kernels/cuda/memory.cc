@@ -1,23 +1,10 @@
 #include "kernels/cuda/memory.h"
 
 #include <algorithm>
-#include <new>
 
 #include "kernels/cuda/error.h"
 
 namespace everlong::cuda {
-namespace {
-
-// Throws unless `status` is success.
-void CheckAllocation(cudaError_t status, const char* call) {
-  if (status == cudaErrorMemoryAllocation) {
-    cudaGetLastError();  // it would be reported again by the next check
-    throw std::bad_alloc();
-  }
-  Check(status, call);
-}
-
-}  // namespace
 
 // The driver may be gone when the process ends; nothing can be done about a failure here.
 void FreeDevice::operator()(std::byte* block) const {
@@ -30,13 +17,13 @@ void FreePinned::operator()(std::byte* block) const {
 
 DeviceMemory AllocateDevice(int64_t bytes) {
   void* block = nullptr;
-  CheckAllocation(cudaMalloc(&block, static_cast<size_t>(bytes)), "cudaMalloc");
+  EVERLONG_CUDA(cudaMalloc(&block, static_cast<size_t>(bytes)));
   return DeviceMemory(static_cast<std::byte*>(block));
 }
 
 PinnedMemory AllocatePinned(int64_t bytes) {
   void* block = nullptr;
-  CheckAllocation(cudaMallocHost(&block, static_cast<size_t>(bytes)), "cudaMallocHost");
+  EVERLONG_CUDA(cudaMallocHost(&block, static_cast<size_t>(bytes)));
   return PinnedMemory(static_cast<std::byte*>(block));
 }
 

@@ -34,7 +34,6 @@ class Scratch {
     kAttentionParts,     // partial results of decode attention
     kAttentionCounters,  // zero between launches
     kMatMul,             // cuBLASLt's workspace
-    kMatMulParts,        // partial sums of decoded rows
     kSelectQueries,
     kSelectScores,
     kSelectCandidates,

@@ -11,6 +11,7 @@
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/operations.h"
 #include "kernels/cuda/prompt_fold.cuh"
+#include "kernels/cuda/prompt_hopper.h"
 #include "kernels/cuda/prompt_tiles.cuh"
 
 namespace everlong::cuda {
@@ -75,9 +76,7 @@ void Launch(const AttentionArgs& args, const Step& step, const RopeTable& rope, 
   }
   const dim3 grid(args.cache.kv_heads, parts, plan.num_blocks - plan.num_decode_blocks);
   constexpr int kBytes = S::kSharedBytes + sizeof(Reading);
-  static const cudaError_t allowed =
-      cudaFuncSetAttribute(Attend<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  Check(allowed, "cudaFuncSetAttribute");
+  [[maybe_unused]] static const bool allowed = AllowSharedMemory(Attend<S>, kBytes);
   Attend<S><<<grid, S::kThreads, kBytes, context.stream>>>(args, step, rope,
                                                            plan.blocks + plan.num_decode_blocks);
   EVERLONG_CUDA_LAUNCHED("prompt::Attend");
@@ -113,7 +112,9 @@ void PromptAttention(const AttentionArgs& args, const Step& step, Context& conte
   EVERLONG_CHECK(args.q_stride % 4 == 0);
   RopeTable rope;
   if (args.rotate) rope = context.ropes.Get(args.rope, cache.head_dim);
-  if (cache.type == DType::kF8) {
+  if (HasHopperPromptAttention(args, context)) {
+    HopperPromptAttention(args, step, rope, context);
+  } else if (cache.type == DType::kF8) {
     prompt::LaunchFor<F8Kv>(args, step, rope, context);
   } else {
     EVERLONG_CHECK(cache.type == DType::kBF16);

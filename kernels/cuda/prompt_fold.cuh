@@ -6,23 +6,12 @@
 
 #include "kernels/cuda/kv_chunk.cuh"
 #include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/prompt_exp.cuh"
 #include "kernels/cuda/prompt_tiles.cuh"
 #include "kernels/cuda/shared_memory.cuh"
 #include "kernels/cuda/turn.cuh"
 
 namespace everlong::cuda::prompt {
-
-inline constexpr float kLog2e = 1.44269504f;
-inline constexpr float kLn2 = 0.69314718f;
-// Weights are relative to a score that the largest one passes by so much at most: they may be
-// 2^kSlack.
-inline constexpr float kSlack = 8.0f;
-
-__device__ inline float Exp2(float x) {
-  float power;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
-  return power;
-}
 
 // Of the CTA's rows, lane 4 g + t of a warp has rows Row(tile, half) = 16 tile + 8 half + g.
 template <class S>
@@ -247,13 +236,6 @@ struct Folded {
   }
 
  private:
-  // Over the lanes that have keys of the same row.
-  template <class Combine>
-  __device__ static float OverQuad(float x, const Combine& combine) {
-    x = combine(x, __shfl_xor_sync(~0u, x, 1));
-    return combine(x, __shfl_xor_sync(~0u, x, 2));
-  }
-
   // Of rows that need it, and no others: what it does to a row depends on that row only.
   __device__ void Raise(const float (&lane_max)[S::kRowTiles][2], float factor) {
 #pragma unroll

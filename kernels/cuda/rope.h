@@ -7,7 +7,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
-#include <map>
+#include <vector>
 
 #include "kernels/args.h"
 #include "kernels/cuda/memory.h"
@@ -22,13 +22,22 @@ struct RopeTable {
   float scale = 1.0f;
 };
 
-// The tables of every rotary embedding that was asked for, made when it first is.
+// The tables of every rotary embedding that was asked for, by its frequencies, made when it first
+// is.
 class RopeTables {
  public:
+  // The same embedding with frequencies that stay: equal ones are at one address, others never.
+  Rope Keep(const Rope& rope, int32_t head_dim);
   RopeTable Get(const Rope& rope, int32_t head_dim);
 
  private:
-  std::map<const float*, DeviceMemory> tables_;
+  struct Table {
+    std::vector<float> inv_freq;  // [head_dim / 2]
+    DeviceMemory turns;           // null until Get
+  };
+  Table& Find(const Rope& rope, int32_t head_dim);
+
+  std::vector<Table> tables_;
 };
 
 }  // namespace everlong::cuda

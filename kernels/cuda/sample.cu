@@ -7,17 +7,18 @@
 #include <memory>
 
 #include "kernels/check.h"
-#include "kernels/cuda/block_reduce.cuh"
+#include "kernels/cuda/dependent_launch.cuh"
 #include "kernels/cuda/draw.cuh"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/operations.h"
+#include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/sample_row.cuh"
 
 namespace everlong::cuda {
 namespace {
 
 constexpr int kChunkThreads = 256;
-constexpr int kThreadLogits = 16;
+constexpr int kThreadLogits = 4;
 constexpr int kChunk = kChunkThreads * kThreadLogits;
 
 // Of some tokens' logits as they were given, the largest and the sum of exp(logit - peak).
@@ -108,6 +109,8 @@ __global__ void __launch_bounds__(kChunkThreads)
   const int32_t row = blockIdx.x / num_chunks;
   const int32_t begin = blockIdx.x % num_chunks * kChunk;
   const float* row_logits = logits + int64_t{row} * vocab;
+  LetNextStart();
+  WaitForPrevious();
   ThreadLogits x;
 #pragma unroll
   for (int i = 0; i < kThreadLogits; ++i) {
@@ -169,6 +172,7 @@ __global__ void __launch_bounds__(kRowThreads)
   const int32_t index = blockIdx.x;
   const Row row = {logits + int64_t{index} * vocab, vocab};
   const SampleParams params = arrays.params[index];
+  WaitForPrevious();
   Summary summary = OfNothing();
   for (int32_t chunk = threadIdx.x; chunk < num_chunks; chunk += kRowThreads) {
     summary = MergeSummaries()(summary, summaries[int64_t{index} * num_chunks + chunk]);
@@ -213,6 +217,7 @@ class Sampler {
 
 void Sampler::Reserve(int64_t rows, int64_t adjusts, int64_t tops) {
   if (device_ != nullptr && rows <= rows_ && adjusts <= adjusts_ && tops <= tops_) return;
+  device_ = nullptr;  // where what follows throws, nothing fits
   const auto grow = [](int64_t& capacity, int64_t count) {
     if (count > capacity) capacity = count * 3 / 2;
   };
@@ -222,8 +227,8 @@ void Sampler::Reserve(int64_t rows, int64_t adjusts, int64_t tops) {
   const auto params_bytes = rows_ * static_cast<int64_t>(sizeof(SampleParams));
   const auto adjust_bytes = adjusts_ * static_cast<int64_t>(sizeof(TokenAdjust));
   staged_ = AllocatePinned(params_bytes + adjust_bytes);
-  device_ = AllocateDevice(params_bytes + adjust_bytes + 4 * adjusts_);
   results_ = AllocatePinned(8 * (rows_ + tops_));
+  device_ = AllocateDevice(params_bytes + adjust_bytes + 4 * adjusts_);
   std::byte* const device = device_.get();
   auto* const tokens = reinterpret_cast<int32_t*>(results_.get());
   auto* const logprobs = reinterpret_cast<float*>(tokens + rows_ + tops_);
@@ -271,12 +276,10 @@ void Sampler::Launch(const SampleArgs& args, Context& context) const {
   const int32_t num_chunks = (args.vocab + kChunk - 1) / kChunk;
   const int32_t blocks = args.rows * num_chunks;
   auto* const summaries = context.scratch.Get<Summary>(Scratch::kSample, blocks);
-  SummarizeChunks<<<blocks, kChunkThreads, 0, context.stream>>>(
-      args.logits, arrays_.params, arrays_.adjusts, args.vocab, num_chunks, summaries);
-  EVERLONG_CUDA_LAUNCHED("SummarizeChunks");
-  FinishRows<<<args.rows, kRowThreads, 0, context.stream>>>(args.logits, arrays_, summaries,
-                                                            args.vocab, num_chunks, args.max_top);
-  EVERLONG_CUDA_LAUNCHED("FinishRows");
+  LaunchDependent(context, SummarizeChunks, dim3(static_cast<uint32_t>(blocks)), kChunkThreads, 0,
+                  args.logits, arrays_.params, arrays_.adjusts, args.vocab, num_chunks, summaries);
+  LaunchDependent(context, FinishRows, dim3(static_cast<uint32_t>(args.rows)), kRowThreads, 0,
+                  args.logits, arrays_, summaries, args.vocab, num_chunks, args.max_top);
 }
 
 void Sampler::Finish(const SampleArgs& args) const {

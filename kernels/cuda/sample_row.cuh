@@ -10,8 +10,8 @@
 #include <cstdint>
 
 #include "kernels/args.h"
-#include "kernels/cuda/block_reduce.cuh"
 #include "kernels/cuda/draw.cuh"
+#include "kernels/cuda/reduce.cuh"
 
 namespace everlong::cuda {
 
@@ -55,13 +55,8 @@ __device__ inline Bin FindBin(const int32_t* counts, int32_t rank) {
   __shared__ Bin found;
   const int first = 2 * threadIdx.x;
   const int32_t count = counts[first] + counts[first + 1];
-  const int lane = threadIdx.x % 32;
-  int32_t end = count;
-  for (int lanes = 1; lanes < 32; lanes *= 2) {
-    const int32_t lower = __shfl_up_sync(0xFFFFFFFF, end, lanes);
-    if (lane >= lanes) end += lower;
-  }
-  if (lane == 31) warp_counts[threadIdx.x / 32] = end;
+  int32_t end = InclusiveSum(count);
+  if (threadIdx.x % 32 == 31) warp_counts[threadIdx.x / 32] = end;
   __syncthreads();
   for (int warp = 0; warp < threadIdx.x / 32; ++warp) end += warp_counts[warp];
   const int32_t begin = end - count;

@@ -26,6 +26,8 @@ Scanning Describe(const SelectArgs& args, const Step& step, Context& context) {
   s.index = args.index;
   s.index.base =
       static_cast<std::byte*>(args.index.base) + args.layer * args.index.layer_stride_bytes;
+  s.index.ranges =
+      static_cast<std::byte*>(args.index.ranges) + args.layer * args.index.range_stride_bytes;
   if (args.rotate) s.rope = context.ropes.Get(args.rope, cache.head_dim);
   s.q = static_cast<const __nv_bfloat16*>(args.q);
   s.q_stride = args.q_stride;
@@ -60,7 +62,9 @@ void PlaceLists(Scanning& s, int64_t num_lists, int64_t num_all, Scratch& scratc
       reinterpret_cast<float*>(scratch.Get<std::byte>(Scratch::kSelectQueries, rows * RowBytes(s)));
   s.bytes = reinterpret_cast<int8_t*>(s.rows + rows * s.cache.head_dim);
   s.totals = reinterpret_cast<float2*>(s.bytes + rows * s.byte_dims());
-  s.scores = scratch.Get<float>(Scratch::kSelectScores, num_lists * s.score_stride);
+  s.scores =
+      scratch.Get<float>(Scratch::kSelectScores, num_lists * (s.score_stride + s.page_stride));
+  s.page_keys = reinterpret_cast<uint32_t*>(s.scores + num_lists * s.score_stride);
   s.chosen =
       scratch.Get<int32_t>(Scratch::kSelectCandidates,
                            num_all * (s.chosen_stride + 1) + num_lists * (s.rerank_stride + 6) + 1);
@@ -71,15 +75,14 @@ void PlaceLists(Scanning& s, int64_t num_lists, int64_t num_all, Scratch& scratc
   s.rerank_keeps = s.dilations + num_lists;
   s.num_reranked = s.rerank_keeps + num_lists;
   s.reranked = s.num_reranked + num_lists;
-  s.first_pages = s.reranked + num_lists * s.rerank_stride;
+  s.first_parts = s.reranked + num_lists * s.rerank_stride;
 }
 
-// For the blocks that `s` has.
-void ScanBlocks(const Scanning& s, const StepPlan::Selects& selects, int64_t max_candidates,
-                Context& context) {
-  scan::PrepareLists(s, context.stream);
+// For the blocks that `s` has, up to their choice.
+ChooseBestArgs ScanBlocks(const Scanning& s, const StepPlan::Selects& selects,
+                          int64_t max_candidates, Context& context) {
+  scan::PrepareLists(s, context);
   scan::ScanPages(s, max_candidates, context);
-  if (selects.all_heads) scan::TakeBestOfHeads(s, max_candidates, context.stream);
   ChooseBestArgs choice = {.scores = s.scores,
                            .counts = s.counts,
                            .keeps = s.keeps,
@@ -100,7 +103,7 @@ void ScanBlocks(const Scanning& s, const StepPlan::Selects& selects, int64_t max
     ChooseBest(reranked, context);
     scan::ScoreWithStoredKeys(s, max_candidates, context);
   }
-  ChooseBest(choice, context);
+  return choice;
 }
 
 }  // namespace
@@ -117,13 +120,17 @@ ChosenBlocks SelectByScanning(const SelectArgs& args, const Step& step, bool dec
   Scanning s = Describe(args, step, context);
   s.row_stride = MaxRows(s, plan, decode);
   s.score_stride = max_candidates;
+  // Candidates may begin within a page, and fours of pages are read.
+  s.page_stride = CeilDiv(max_candidates / kPageBlocks + 1, 4) * int64_t{4};
   s.chosen_stride = std::max(selects.max_keep_blocks, 1);
   s.rerank_stride =
       selects.max_rerank == 1 ? 0 : std::min(s.chosen_stride * selects.max_rerank, max_candidates);
-  const int64_t list_bytes = s.row_stride * RowBytes(s) + s.score_stride * int64_t{sizeof(float)};
+  const int64_t list_bytes =
+      s.row_stride * RowBytes(s) + (s.score_stride + s.page_stride) * int64_t{sizeof(float)};
   const int64_t fitting = std::max<int64_t>(kScratchBytes / (list_bytes * heads), 1);
   const auto group = decode ? end : static_cast<int32_t>(std::min<int64_t>(end - begin, fitting));
   PlaceLists(s, group * heads, (end - begin) * heads, context.scratch);
+  const bool chooses = scan::CanChooseBlocks(max_candidates, selects.max_keep_blocks);
   const ChosenBlocks chosen = {.blocks = s.chosen,
                                .counts = s.num_chosen,
                                .stride = s.chosen_stride,
@@ -132,11 +139,16 @@ ChosenBlocks SelectByScanning(const SelectArgs& args, const Step& step, bool dec
   for (int32_t first = begin; first < end; first += group) {
     s.blocks = plan.blocks + first;
     s.num_blocks = std::min(group, end - first);
-    ScanBlocks(s, selects, max_candidates, context);
+    const ChooseBestArgs choice = ScanBlocks(s, selects, max_candidates, context);
+    if (chooses) {
+      scan::ChooseBlocks(s, args.selection, args.layer, max_candidates, context);
+    } else {
+      ChooseBest(choice, context);
+    }
     s.chosen += group * heads * s.chosen_stride;
     s.num_chosen += group * heads;
   }
-  return chosen;
+  return chooses ? ChosenBlocks() : chosen;
 }
 
 }  // namespace everlong::cuda

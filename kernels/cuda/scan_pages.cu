@@ -1,307 +1,241 @@
-// Scores of all candidates from the key index, in integers on tensor cores: a page's 64 keys, whose
-// codes are bytes once their neighbours in a word are masked, by eight query rows rounded to bytes.
-// It is a matter of bandwidth: every warp reads a KV head of a page at once, while others work on
-// theirs.
-//
-// In all of this, lane 4 g + t of a warp multiplies keys as mma.m16n8k32 (PTX ISA) has them: of the
-// 64 dimensions of a span, those of four groups of four from group 4 t on; of a group, words
-// kBits * g .. + kBits - 1. A word has 8 / kBits fields, thus a lane eight keys, called slots:
-// slot s is field s / kBits of word kBits * g + s % kBits.
-#include <cuda_fp16.h>
-
+// Scores of candidates from the key index. Where a sieve leaves some pages only, a CTA finds those
+// of one of its groups and scans them at once: pages of a group need not wait for any others. It is
+// a matter of bandwidth: every warp reads a KV head of a page at once, while others work on theirs
+// and the next group's ranges arrive.
 #include <algorithm>
 
-#include "kernels/cuda/error.h"
-#include "kernels/cuda/kv_chunk.cuh"
+#include "kernels/cuda/choose_keys.cuh"
+#include "kernels/cuda/dependent_launch.cuh"
+#include "kernels/cuda/scan_sieve.cuh"
+#include "kernels/cuda/scan_tile.cuh"
 #include "kernels/cuda/scanning.h"
 
 namespace everlong::cuda::scan {
 namespace {
 
-constexpr unsigned kAll = 0xFFFFFFFFu;
-constexpr int kWarps = 4;
-constexpr int kResidentCtas = 5;               // of an SM
-constexpr int kCtasPerSm = 4 * kResidentCtas;  // so many that faster SMs do more
-constexpr int kSlots = 8;
+constexpr int kWarps = 8;
+constexpr int kThreads = 32 * kWarps;
+constexpr int kResidentCtas = 2;  // of an SM
+static_assert(kThreads >= 2 * kSieveGroupPages && kWarps * kWarpPages >= kSieveGroupPages);
 
-__device__ int Lane() {
-  return static_cast<int>(threadIdx.x) % 32;
-}
-
-// c += a b, of unsigned and signed bytes.
-__device__ void MultiplyAddBytes(int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 "
-      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// kBits f16 numbers.
-template <int kBits>
-struct Halves {
-  uint32_t words[(kBits + 1) / 2];
-
-  __device__ explicit Halves(const std::byte* from) {
-    if constexpr (kBits == 1) {
-      words[0] = __ldg(reinterpret_cast<const uint16_t*>(from));
-    } else {
-      const auto loaded = LoadOnce<kBits / 2>(from);
-      for (int i = 0; i < kBits / 2; ++i) words[i] = loaded.w[i];
-    }
-  }
-  Halves() = default;
-
-  __device__ float operator[](int i) const {
-    const auto bits = static_cast<uint16_t>(words[i / 2] >> (i % 2 * 16));
-    return __half2float(__ushort_as_half(bits));
-  }
+template <int kDim>
+struct Room {
+  StagedRanges<kDim> ranges;
+  alignas(16) float promises[kSieveGroupPages];
+  int kept[kSieveGroupPages];  // those that are scanned, in any order
 };
 
-// A lane's part of a KV head of an index page. kDim is the head's dimension, or 0: any.
+// A part of a query block's scan (Division), for one list.
 template <int kDim, int kBits>
-struct PageHead {
-  static constexpr int kSpans = (kDim == 0 ? kMaxHeadDim : kDim) / kSpanDims;
-  static constexpr int kFields = 8 / kBits;
-
-  Words<kBits> codes[kSpans][4];
-  Halves<kBits> scales[kFields];
-  uint32_t mean[kSpans];  // f16, of dimensions 64 span + 2 lane and the next
-
-  __device__ void Load(const KeyIndex& index, const std::byte* head) {
-    const int group = Lane() / 4;
-    const int first = Lane() % 4 * 4;
-    const std::byte* from = head + first * index.GroupBytes() + group * (4 * kBits);
-#pragma unroll
-    for (int span = 0; span < kSpans; ++span) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int number = 16 * span + i;
-        if (kDim == 0 && 4 * (first + number) >= index.head_dim) {
-          codes[span][i] = {};
-        } else {
-          codes[span][i] = LoadOnce<kBits>(from + number * (32 * kBits));
-        }
-      }
-    }
-    const std::byte* of_scales = head + index.CodeBytes();
-#pragma unroll
-    for (int field = 0; field < kFields; ++field) {
-      scales[field] = Halves<kBits>(of_scales + 2 * kBits * (8 * field + group));
-    }
-    const std::byte* of_mean = of_scales + 2 * kPageTokens;
-#pragma unroll
-    for (int span = 0; span < kSpans; ++span) {
-      const int dim = kSpanDims * span + 2 * Lane();
-      mean[span] = kDim == 0 && dim >= index.head_dim ? 0 : LoadOnce<1>(of_mean + 2 * dim).w[0];
-    }
-  }
-
-  // Four codes of a slot, times FieldUnit.
-  __device__ static uint32_t Codes(const Words<kBits>& words, int slot, uint32_t mask) {
-    return words.w[slot % kBits] & mask << (slot / kBits * kBits);
-  }
-  __device__ static float FieldUnit(int slot) {
-    return static_cast<float>(1 << (slot / kBits * kBits));
-  }
-};
-
-// Eight query rows of a list.
-struct TileRows {
-  const float* rows;     // [8][head_dim]
-  const int8_t* bytes;   // [8][byte_dims]
-  const float2* totals;  // [8]
-};
-
-__device__ TileRows TileOf(const Scanning& s, int64_t row) {
-  return {s.rows + row * s.cache.head_dim, s.bytes + row * s.byte_dims(), s.totals + row};
-}
-
-// Products of the page's mean with rows 2 t and 2 t + 1.
-template <int kDim, int kBits>
-__device__ float2 MeanProducts(const PageHead<kDim, kBits>& page, const TileRows& tile,
-                               int head_dim) {
-  float sums[kTileRows] = {};
-#pragma unroll
-  for (int span = 0; span < page.kSpans; ++span) {
-    const int dim = kSpanDims * span + 2 * Lane();
-    if (kDim == 0 && dim >= head_dim) continue;
-    const float2 mean = __half22float2(reinterpret_cast<const __half2&>(page.mean[span]));
-#pragma unroll
-    for (int row = 0; row < kTileRows; ++row) {
-      const float2 q = __ldg(reinterpret_cast<const float2*>(tile.rows + row * head_dim + dim));
-      sums[row] = fmaf(mean.y, q.y, fmaf(mean.x, q.x, sums[row]));
-    }
-  }
-  // Rows are shared out among the lanes whose parts are added up: lanes 4 g .. end with row g.
-#pragma unroll
-  for (int lanes = 16; lanes >= 4; lanes /= 2) {
-    const bool upper = (Lane() & lanes) != 0;
-#pragma unroll
-    for (int i = 0; i < lanes / 4; ++i) {
-      const float kept = upper ? sums[i + lanes / 4] : sums[i];
-      const float given = upper ? sums[i] : sums[i + lanes / 4];
-      sums[i] = kept + __shfl_xor_sync(kAll, given, lanes);
-    }
-  }
-  float sum = sums[0];
-  sum += __shfl_xor_sync(kAll, sum, 2);
-  sum += __shfl_xor_sync(kAll, sum, 1);
-  const int even = Lane() % 4 * 8;
-  return {__shfl_sync(kAll, sum, even), __shfl_sync(kAll, sum, even + 4)};
-}
-
-// Raises best[field] to the best score that a tile's rows have with the lane's keys.
-template <int kDim, int kBits>
-__device__ void ScoreTile(const PageHead<kDim, kBits>& page, const TileRows& tile, int head_dim,
-                          int byte_dims, float (&best)[8 / kBits]) {
-  constexpr float kMiddle = ((1 << kBits) - 1) / 2.0f;
-  const float2 means = MeanProducts(page, tile, head_dim);
-  // Opaque, so that codes are masked anew for every tile: more registers would not be worth it.
-  uint32_t mask = 0x01010101u * ((1u << kBits) - 1);
-  asm volatile("" : "+r"(mask));
-  int sums[kSlots / 2][4] = {};
-#pragma unroll
-  for (int span = 0; span < page.kSpans; ++span) {
-    if (kDim == 0 && kSpanDims * span >= head_dim) continue;
-    const int8_t* bytes = tile.bytes + Lane() / 4 * byte_dims + kSpanDims * span + Lane() % 4 * 16;
-    const uint4 row = __ldg(reinterpret_cast<const uint4*>(bytes));
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const Words<kBits>& first = page.codes[span][2 * half];
-      const Words<kBits>& second = page.codes[span][2 * half + 1];
-#pragma unroll
-      for (int pair = 0; pair < kSlots / 2; ++pair) {
-        const uint32_t keys[4] = {
-            page.Codes(first, 2 * pair, mask), page.Codes(first, 2 * pair + 1, mask),
-            page.Codes(second, 2 * pair, mask), page.Codes(second, 2 * pair + 1, mask)};
-        MultiplyAddBytes(sums[pair], keys, half == 0 ? row.x : row.z, half == 0 ? row.y : row.w);
-      }
-    }
-  }
-  const float4 totals = __ldg(reinterpret_cast<const float4*>(tile.totals + 2 * (Lane() % 4)));
-  const float centres[2] = {kMiddle * totals.y, kMiddle * totals.w};
-#pragma unroll
-  for (int slot = 0; slot < kSlots; ++slot) {
-    const float scale = page.scales[slot / kBits][slot % kBits];
-    const auto score = [&](int sum, float centre, float row_scale, float mean) {
-      const float centred = fmaf(static_cast<float>(sum), 1.0f / page.FieldUnit(slot), -centre);
-      return fmaf(centred, scale * row_scale, mean);
-    };
-    const int(&sum)[4] = sums[slot / 2];
-    const float even = score(sum[slot % 2 * 2], centres[0], totals.x, means.x);
-    const float odd = score(sum[slot % 2 * 2 + 1], centres[1], totals.z, means.y);
-    best[slot / kBits] = fmaxf(best[slot / kBits], fmaxf(even, odd));
-  }
-}
-
-// Some of the pages of a query block, every `stride`-th of [begin, end), for one KV head.
-struct PageRange {
-  int begin;
-  int end;
-  int stride;
-};
-
-template <int kDim, int kBits>
-class ListScan {
+class PartScan {
  public:
-  __device__ ListScan(const Scanning& s, int number, int head)
+  __device__ PartScan(const Scanning& s, int number, int part, Room<kDim>& room)
       : s_(s),
-        head_dim_(kDim == 0 ? s.cache.head_dim : kDim),
-        first_block_(FirstCandidate(s.blocks[number])),
-        num_blocks_(EndCandidate(s.blocks[number]) - first_block_),
-        first_row_((int64_t{number} * s.cache.kv_heads + head) * s.row_stride),
-        num_rows_(s.NumRows(s.blocks[number])),
-        pages_(s.pages + s.page_begin[s.blocks[number].sequence] + first_block_ / kPageBlocks),
-        heads_(static_cast<const std::byte*>(s.index.base) + head * s.index.HeadBytes()),
-        scores_(s.scores + (int64_t{number} * s.cache.kv_heads + head) * s.score_stride) {}
+        room_(room),
+        block_(s.blocks[number]),
+        division_(DivisionOf(s, block_)),
+        group_(part / division_.num_lists),
+        first_head_(part % division_.num_lists),
+        end_head_(first_head_ + (division_.num_lists == 1 ? s.cache.kv_heads : 1)),
+        list_(number * s.cache.kv_heads + first_head_),
+        first_block_(FirstCandidate(block_)),
+        num_blocks_(EndCandidate(block_) - first_block_),
+        num_rows_(s.NumRows(block_)),
+        pages_(s.pages + s.page_begin[block_.sequence] + division_.first_page),
+        scores_(s.scores + list_ * s.score_stride),
+        page_keys_(s.page_keys + list_ * s.page_stride) {}
 
-  __device__ void Run(const PageRange& range) const {
-    if (range.begin >= range.end) return;
-    const auto page_at = [&](int page) {
-      return int64_t{__ldg(pages_ + min(page, range.end - 1))};
-    };
-    int64_t page_id = page_at(range.begin);
+  // Begins to copy what Run begins with.
+  __device__ void Prefetch() const {
+    if (sieves()) CopyRanges(first_head_);
+  }
+
+  // `prefetch_next` is called where the room for ranges is free again.
+  template <class PrefetchNext>
+  __device__ void Run(const PrefetchNext& prefetch_next) const {
+    const bool sieves = this->sieves();
+    if (sieves) TakePromises();
+    prefetch_next();
+    if (sieves) Rank();
+    const int first = kPartPages * group_;
+    const int count = sieves ? division_.sieve.keep : min(kPartPages, division_.num_pages - first);
+    const auto warp = static_cast<int>(threadIdx.x) / 32;
 #pragma unroll 1
-    for (int page = range.begin; page < range.end; page += range.stride) {
-      PageHead<kDim, kBits> head;
-      head.Load(s_.index, heads_ + page_id * s_.index.PageBytes());
-      page_id = page_at(page + range.stride);
-      Score(head, page);
-    }
+    for (int i = warp; i < count; i += kWarps) ScanPage(sieves ? room_.kept[i] : first + i);
   }
 
  private:
-  __device__ void Score(const PageHead<kDim, kBits>& page, int number) const {
-    float best[8 / kBits];
-    for (float& score : best) score = -INFINITY;
-#pragma unroll 1
-    for (int row = 0; row < num_rows_; row += kTileRows) {
-      ScoreTile(page, TileOf(s_, first_row_ + row), head_dim_, s_.byte_dims(), best);
+  __device__ bool sieves() const {
+    return division_.sieve.num_groups > 0;
+  }
+  __device__ int GroupPages() const {
+    return CeilDiv(division_.num_pages - group_, division_.sieve.num_groups);
+  }
+
+  // Finds the pages that are kept, and leaves those that are not without scores.
+  __device__ void Rank() const {
+    // Two threads compare a page with half of the others each.
+    const auto i = static_cast<int>(threadIdx.x) / 2;
+    if (i < kSieveGroupPages) Rank(i, static_cast<int>(threadIdx.x) % 2, GroupPages());
+    __syncthreads();
+  }
+
+  __device__ void Rank(int i, int half, int count) const {
+    const int num_groups = division_.sieve.num_groups;
+    const float own = room_.promises[i];
+    int better = 0;
+#pragma unroll 4
+    for (int j = 0; j < kSieveGroupPages / 2; j += 4) {
+      const int at = half * (kSieveGroupPages / 2) + j;
+      const float4 other = *reinterpret_cast<const float4*>(room_.promises + at);
+      better += other.x > own || (other.x == own && at < i) ? 1 : 0;
+      better += other.y > own || (other.y == own && at + 1 < i) ? 1 : 0;
+      better += other.z > own || (other.z == own && at + 2 < i) ? 1 : 0;
+      better += other.w > own || (other.w == own && at + 3 < i) ? 1 : 0;
     }
-    // A block's keys are slots of one field in 8 / kBits neighbouring groups of lanes.
-    constexpr int kLanes = 4 * 8 / kBits;
-#pragma unroll
-    for (float& score : best) {
-      for (int lanes = 1; lanes < kLanes; lanes *= 2) {
-        score = fmaxf(score, __shfl_xor_sync(kAll, score, lanes));
-      }
-    }
-    if (Lane() % kLanes != 0) return;
-    const int first = number * kPageBlocks - first_block_ % kPageBlocks + Lane() / kLanes;
-#pragma unroll
-    for (int field = 0; field < 8 / kBits; ++field) {
-      const int block = first + field * kBits;
-      if (block >= 0 && block < num_blocks_) scores_[block] = best[field];
+    better += __shfl_xor_sync(kAll, better, 1);
+    const int page = group_ + i * num_groups;
+    if (better < division_.sieve.keep) {
+      if (half == 0) room_.kept[better] = page;
+    } else if (i < count) {
+      if (half == 0) page_keys_[page] = 0;
+      for (int b = half * 4; b < half * 4 + 4; ++b) StoreScore(page, b, -INFINITY);
     }
   }
 
+  __device__ void CopyRanges(int head) const {
+    room_.ranges.template Copy<kThreads>(s_.index, pages_ + group_, division_.sieve.num_groups,
+                                         GroupPages(), head);
+  }
+
+  // Of the group's pages, a warp's sixteen at once; of those that are not there, less than any.
+  __device__ void TakePromises() const {
+    const int first = static_cast<int>(threadIdx.x) / 32 * kWarpPages + Lane() / 4;
+    const int count = GroupPages();
+    float2 best = {-INFINITY, -INFINITY};
+#pragma unroll 1
+    for (int head = first_head_; head < end_head_; ++head) {
+      if (head > first_head_) CopyRanges(head);
+      AwaitCopies<0>();
+      __syncthreads();
+      if (first < kSieveGroupPages) {
+        const PageRanges<kDim> lower(room_.ranges, first, head, s_.cache.head_dim);
+        const PageRanges<kDim> upper(room_.ranges, first + 8, head, s_.cache.head_dim);
+        const float2 promises = Promises(s_, lower, upper, FirstRow(head), num_rows_);
+        best = {fmaxf(best.x, promises.x), fmaxf(best.y, promises.y)};
+      }
+      if (head + 1 < end_head_) __syncthreads();
+    }
+    if (Lane() % 4 == 0 && first < kSieveGroupPages) {
+      room_.promises[first] = first < count ? best.x : -INFINITY;
+      room_.promises[first + 8] = first + 8 < count ? best.y : -INFINITY;
+    }
+    __syncthreads();
+  }
+
+  __device__ int64_t FirstRow(int head) const {
+    return int64_t{list_ - first_head_ + head} * s_.row_stride;
+  }
+
+  __device__ void ScanPage(int page) const {
+    const int64_t id = pages_[page];
+    const int head_dim = kDim == 0 ? s_.cache.head_dim : kDim;
+    float best[8 / kBits];
+    for (float& score : best) score = -INFINITY;
+#pragma unroll 1
+    for (int head = first_head_; head < end_head_; ++head) {
+      PageHead<kDim, kBits> keys;
+      keys.Load(s_.index, static_cast<const std::byte*>(s_.index.base) + id * s_.index.PageBytes() +
+                              head * s_.index.HeadBytes());
+#pragma unroll 1
+      for (int row = 0; row < num_rows_; row += kTileRows) {
+        ScoreTile(keys, TileOf(s_, FirstRow(head) + row), head_dim, s_.byte_dims(), best);
+      }
+    }
+    StoreScores(page, best);
+  }
+
+  // A block's keys are slots of one field in 8 / kBits neighbouring groups of lanes.
+  __device__ void StoreScores(int page, float (&best)[8 / kBits]) const {
+    constexpr int kLanes = 4 * 8 / kBits;
+    float best_of_page = -INFINITY;
+#pragma unroll
+    for (int field = 0; field < 8 / kBits; ++field) {
+      for (int lanes = 1; lanes < kLanes; lanes *= 2) {
+        best[field] = fmaxf(best[field], __shfl_xor_sync(kAll, best[field], lanes));
+      }
+      const int block = Lane() / kLanes + field * kBits;
+      if (!IsCandidate(page, block)) continue;
+      best_of_page = fmaxf(best_of_page, best[field]);
+      if (Lane() % kLanes == 0) StoreScore(page, block, best[field]);
+    }
+    __syncwarp();
+    for (int lanes = kLanes; lanes < 32; lanes *= 2) {
+      best_of_page = fmaxf(best_of_page, __shfl_xor_sync(kAll, best_of_page, lanes));
+    }
+    if (Lane() == 0) page_keys_[page] = KeyOf(best_of_page);
+  }
+
+  __device__ int Candidate(int page, int block) const {
+    return page * kPageBlocks + block - first_block_ % kPageBlocks;
+  }
+  __device__ bool IsCandidate(int page, int block) const {
+    const int candidate = Candidate(page, block);
+    return candidate >= 0 && candidate < num_blocks_;
+  }
+  __device__ void StoreScore(int page, int block, float score) const {
+    if (IsCandidate(page, block)) scores_[Candidate(page, block)] = score;
+  }
+
   const Scanning& s_;
-  int head_dim_;
+  Room<kDim>& room_;
+  const QueryBlock& block_;
+  Division division_;
+  int group_;
+  int first_head_;
+  int end_head_;
+  int64_t list_;
   int first_block_;
   int num_blocks_;
-  int64_t first_row_;
   int num_rows_;
   const int32_t* pages_;
-  const std::byte* heads_;
   float* scores_;
+  uint32_t* page_keys_;
 };
 
-// Of the blocks that have pages, the one whose pages count from `page` or before.
-__device__ int BlockOfPage(const Scanning& s, int page) {
+// Of the blocks that have parts, the one whose parts count from `part` or before.
+__device__ int BlockOfPart(const Scanning& s, int part) {
   int blocks = 0;
   for (int first = 0; first < s.num_blocks; first += 32) {
     const int i = first + Lane();
-    const bool before = i < s.num_blocks && s.first_pages[i] <= page;
+    const bool before = i < s.num_blocks && s.first_parts[i] <= part;
     blocks += __popc(__ballot_sync(kAll, before));
   }
   return blocks - 1;
 }
 
-// Pages of all query blocks, one after another, are shared out evenly among the CTAs, and a CTA's
-// among its warps, neighbours having different KV heads of the same page.
+// Parts of all query blocks, one after another, are dealt out to the CTAs.
 template <int kDim, int kBits>
-__global__ void __launch_bounds__(32 * kWarps, kDim == 0 ? 1 : kResidentCtas)
+__global__ void __launch_bounds__(kThreads, kDim == 0 ? 1 : kResidentCtas)
     ScanPagesKernel(const Scanning s) {
-  const int heads = s.cache.kv_heads;
-  const int heads_at_once = min(heads, kWarps);
-  const int stride = kWarps / heads_at_once;
-  const auto warp = static_cast<int>(threadIdx.x) / 32;
-  if (warp >= heads_at_once * stride) return;
-  const int64_t total = s.first_pages[s.num_blocks];
-  int page = static_cast<int>(total * blockIdx.x / gridDim.x);
-  const auto end = static_cast<int>(total * (blockIdx.x + 1) / gridDim.x);
-  if (page == end) return;
-  int number = BlockOfPage(s, page);
-  while (page < end) {
-    while (s.first_pages[number + 1] <= page) ++number;
-    const int first = s.first_pages[number];
-    const int next = min(end, s.first_pages[number + 1]);
-    for (int head = warp % heads_at_once; head < heads; head += heads_at_once) {
-      ListScan<kDim, kBits>(s, number, head)
-          .Run({page - first + warp / heads_at_once, next - first, stride});
-    }
-    page = next;
+  extern __shared__ uint4 shared[];
+  auto& room = *reinterpret_cast<Room<kDim>*>(shared);
+  WaitForPrevious();
+  const int total = s.first_parts[s.num_blocks];
+  const auto scan = [&](int part) {
+    const int number = BlockOfPart(s, part);
+    return PartScan<kDim, kBits>(s, number, part - s.first_parts[number], room);
+  };
+  auto part = static_cast<int>(blockIdx.x);
+  if (part < total) scan(part).Prefetch();
+  for (; part < total; part += static_cast<int>(gridDim.x)) {
+    const int next = part + static_cast<int>(gridDim.x);
+    scan(part).Run([&] {
+      if (next < total) scan(next).Prefetch();
+    });
+    __syncthreads();  // what is kept may change
   }
+  LetNextStart();
 }
 
 template <int kDim>
@@ -319,11 +253,14 @@ void ScanPages(const Scanning& s, int64_t max_candidates, const Context& context
                       : head_dim == 128 ? KernelFor<128>(s.index.bits)
                                         : KernelFor<0>(s.index.bits);
   // Candidates may begin within a page.
-  const int64_t max_pages = s.num_blocks * (max_candidates / kPageBlocks + 1);
+  const int64_t max_parts = s.num_lists() * CeilDiv(max_candidates / kPageBlocks + 1, kPartPages);
   const auto ctas =
-      static_cast<unsigned>(std::min<int64_t>(max_pages, int64_t{kCtasPerSm} * context.num_sms));
-  kernel<<<ctas, 32 * kWarps, 0, context.stream>>>(s);
-  EVERLONG_CUDA_LAUNCHED("scan::ScanPagesKernel");
+      static_cast<unsigned>(std::min<int64_t>(max_parts, int64_t{kResidentCtas} * context.num_sms));
+  const auto bytes = static_cast<int>(head_dim == 64    ? sizeof(Room<64>)
+                                      : head_dim == 128 ? sizeof(Room<128>)
+                                                        : sizeof(Room<0>));
+  AllowSharedMemory(kernel, bytes);
+  LaunchDependent(context, kernel, dim3(ctas), kThreads, bytes, s);
 }
 
 }  // namespace everlong::cuda::scan

@@ -1,7 +1,7 @@
-// What becomes of a scan's scores before blocks are chosen by them: all heads' best, or those of
-// stored keys.
+// The best of a scan's candidates, scored again with stored keys.
 #include <algorithm>
 
+#include "kernels/cuda/choose_keys.cuh"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/key_elements.cuh"
 #include "kernels/cuda/scanning.h"
@@ -13,21 +13,10 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr int64_t kMaxCtas = 64;  // of a list
 
-__global__ void __launch_bounds__(kThreads) TakeBestOfHeadsKernel(const Scanning s) {
-  const auto number = static_cast<int>(blockIdx.y);
-  const QueryBlock& block = s.blocks[number];
-  const int list = number * s.cache.kv_heads;
-  const int count = s.counts[list];
-  if (count == 0 || !s.selects[block.select].all_heads) return;
-  float* scores = s.scores + list * s.score_stride;
-  const auto first = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
-  for (int i = first; i < count; i += static_cast<int>(gridDim.x) * kThreads) {
-    float best = scores[i];
-    for (int head = 1; head < s.cache.kv_heads; ++head) {
-      best = fmaxf(best, scores[head * s.score_stride + i]);
-    }
-    scores[i] = best;
-  }
+// Of the page that candidate `i` is in.
+__device__ uint32_t* PageKeyOf(const Scanning& s, int list, int i) {
+  const int first = FirstCandidate(s.blocks[list / s.cache.kv_heads]);
+  return s.page_keys + list * s.page_stride + (first + i) / kPageBlocks - first / kPageBlocks;
 }
 
 __global__ void __launch_bounds__(kThreads) ClearScoresKernel(const Scanning s) {
@@ -37,6 +26,9 @@ __global__ void __launch_bounds__(kThreads) ClearScoresKernel(const Scanning s) 
   const auto first = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
   for (int i = first; i < s.counts[list]; i += static_cast<int>(gridDim.x) * kThreads) {
     scores[i] = -INFINITY;
+    // Every page has a candidate that is the first or the first of its page.
+    const int block = FirstCandidate(s.blocks[list / s.cache.kv_heads]) + i;
+    if (i == 0 || block % kPageBlocks == 0) *PageKeyOf(s, list, i) = 0;
   }
 }
 
@@ -84,7 +76,9 @@ __global__ void __launch_bounds__(kThreads) ScoreWithStoredKeysKernel(const Scan
     for (int lanes = 16; lanes > 0; lanes /= 2) {
       best = fmaxf(best, __shfl_xor_sync(~0u, best, lanes));
     }
-    if (lane == 0) s.scores[list * s.score_stride + candidate] = best;
+    if (lane != 0) continue;
+    s.scores[list * s.score_stride + candidate] = best;
+    atomicMax(PageKeyOf(s, list, candidate), KeyOf(best));
   }
 }
 
@@ -94,12 +88,6 @@ dim3 Grid(int64_t items, int64_t cta_items, int64_t lists) {
 }
 
 }  // namespace
-
-void TakeBestOfHeads(const Scanning& s, int64_t max_candidates, cudaStream_t stream) {
-  const dim3 grid = Grid(max_candidates, kThreads, s.num_blocks);
-  TakeBestOfHeadsKernel<<<grid, kThreads, 0, stream>>>(s);
-  EVERLONG_CUDA_LAUNCHED("scan::TakeBestOfHeadsKernel");
-}
 
 void ScoreWithStoredKeys(const Scanning& s, int64_t max_candidates, const Context& context) {
   ClearScoresKernel<<<Grid(max_candidates, kThreads, s.num_lists()), kThreads, 0, context.stream>>>(

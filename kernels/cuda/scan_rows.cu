@@ -1,5 +1,6 @@
 // What a scan starts from: each list's query rows as they see every key, and how long lists are.
-#include "kernels/cuda/error.h"
+#include "kernels/cuda/dependent_launch.cuh"
+#include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/scanning.h"
 #include "kernels/cuda/turn.cuh"
 
@@ -113,32 +114,29 @@ __device__ void DescribeList(const Scanning& s, const QueryBlock& block, int lis
   }
 }
 
-__device__ int NumPages(const QueryBlock& block) {
-  return CeilDiv(EndCandidate(block), kPageBlocks) - FirstCandidate(block) / kPageBlocks;
-}
-
 // By one warp.
-__device__ void CountPages(const Scanning& s) {
+__device__ void CountParts(const Scanning& s) {
   const auto lane = static_cast<int>(threadIdx.x);
   int total = 0;
   for (int first = 0; first < s.num_blocks; first += 32) {
     const int i = first + lane;
-    int sum = i < s.num_blocks && Scans(s.blocks[i], s.selects) ? NumPages(s.blocks[i]) : 0;
-    for (int lanes = 1; lanes < 32; lanes *= 2) {
-      const int other = __shfl_up_sync(kAll, sum, lanes);
-      if (lane >= lanes) sum += other;
-    }
-    if (i < s.num_blocks) s.first_pages[i + 1] = total + sum;
+    const int own = i < s.num_blocks && Scans(s.blocks[i], s.selects)
+                        ? DivisionOf(s, s.blocks[i]).num_parts()
+                        : 0;
+    const int sum = InclusiveSum(own);
+    if (i < s.num_blocks) s.first_parts[i + 1] = total + sum;
     total += __shfl_sync(kAll, sum, 31);
   }
-  if (lane == 0) s.first_pages[0] = 0;
+  if (lane == 0) s.first_parts[0] = 0;
 }
 
 // A CTA for each list, and one more for what they are together.
 __global__ void __launch_bounds__(kThreads) PrepareListsKernel(const Scanning s) {
+  WaitForPrevious();
+  LetNextStart();
   const auto list = static_cast<int>(blockIdx.x);
   if (list == s.num_lists()) {
-    if (threadIdx.x < 32) CountPages(s);
+    if (threadIdx.x < 32) CountParts(s);
     return;
   }
   const int head = list % s.cache.kv_heads;
@@ -157,10 +155,9 @@ __global__ void __launch_bounds__(kThreads) PrepareListsKernel(const Scanning s)
 
 }  // namespace
 
-void PrepareLists(const Scanning& s, cudaStream_t stream) {
+void PrepareLists(const Scanning& s, const Context& context) {
   const auto ctas = static_cast<unsigned>(s.num_lists() + 1);
-  PrepareListsKernel<<<ctas, kThreads, 0, stream>>>(s);
-  EVERLONG_CUDA_LAUNCHED("scan::PrepareListsKernel");
+  LaunchDependent(context, PrepareListsKernel, dim3(ctas), kThreads, 0, s);
 }
 
 }  // namespace everlong::cuda::scan

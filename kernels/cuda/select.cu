@@ -1,9 +1,9 @@
 // Selection: each selector chooses for its query blocks, and what it chose becomes their final
 // lists here.
-#include "kernels/cuda/block_reduce.cuh"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/hip.h"
 #include "kernels/cuda/operations.h"
+#include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/scan.h"
 #include "kernels/cuda/select.h"
 
@@ -112,7 +112,9 @@ void Select(const SelectArgs& args, const Step& step, Context& context) {
     }
     if (selects.scan) {
       const ChosenBlocks chosen = SelectByScanning(args, step, decode, context);
-      WriteLists(args, plan, decode, Selector::kScan, chosen, context);
+      if (chosen.blocks != nullptr) {
+        WriteLists(args, plan, decode, Selector::kScan, chosen, context);
+      }
     }
   }
 }

@@ -45,6 +45,22 @@ StepPlan::Selects Summarize(const AttentionPlan& plan, int32_t begin, int32_t en
   return sum;
 }
 
+// Whether decoded tokens may read few or many KV blocks; of a selection only bounds are known.
+void CountBlocks(const AttentionPlan& plan, const int64_t* positions, StepPlan& to) {
+  for (const QueryBlock& block : std::span(plan.blocks, plan.blocks + to.num_decode_blocks)) {
+    const int64_t window_end = positions[block.first_row] / kBlockTokens + 1;
+    const int64_t window_begin = block.window_begin / kBlockTokens;
+    const int64_t sinks = block.num_sinks / kBlockTokens;
+    const int64_t fewest = window_end - window_begin + sinks;
+    int64_t selected = block.slot < 0 ? 0 : window_begin - sinks;
+    if (block.select >= 0) {
+      selected = std::min<int64_t>(selected, plan.selects[block.select].keep_blocks);
+    }
+    to.few |= fewest <= kFewBlocks;
+    to.many |= fewest + selected > kFewBlocks;
+  }
+}
+
 void Append(std::vector<int64_t>& shape, const StepPlan::Selects& s) {
   shape.insert(shape.end(), {s.scan, s.hip, s.first_stage, s.end_stage, s.max_keep_blocks,
                              s.max_rerank, s.all_heads});
@@ -69,6 +85,7 @@ void StepBuffer::Reserve(const int64_t (&bytes)[kRegions]) {
   bool fits = device_ != nullptr;
   for (int i = 0; i < kRegions; ++i) fits = fits && bytes[i] <= regions_[i].capacity;
   if (fits) return;
+  device_ = nullptr;  // where what follows throws, nothing fits
   bytes_ = 0;
   for (int i = 0; i < kRegions; ++i) {
     Region& region = regions_[i];
@@ -169,6 +186,7 @@ void StepBuffer::AssignPlans(const StepLayout& layout) {
                  .prompt = Summarize(plan, num_decode, plan.num_blocks),
                  .host_blocks = {blocks, static_cast<size_t>(plan.num_blocks)},
                  .host_selects = {selects, static_cast<size_t>(plan.num_selects)}};
+    CountBlocks(plan, Host<int64_t>(kPositions), plans_[i]);
     first_block += plan.num_blocks;
     first_select += plan.num_selects;
   }
@@ -180,7 +198,8 @@ void StepBuffer::DescribeShape() {
   shape_.assign({step_.num_sequences, step_.num_tokens, step_.num_decode, step_.num_outputs,
                  step_.max_length, step_.completes_page});
   for (const StepPlan& plan : plans_) {
-    shape_.insert(shape_.end(), {plan.num_blocks, plan.num_selects, plan.num_decode_blocks});
+    shape_.insert(shape_.end(),
+                  {plan.num_blocks, plan.num_selects, plan.num_decode_blocks, plan.few, plan.many});
     Append(shape_, plan.decode);
     Append(shape_, plan.prompt);
   }

@@ -12,6 +12,10 @@
 
 namespace everlong::cuda {
 
+// A decoded token that reads at most so many KV blocks of a head, and one that reads more, may be
+// served by different kernels.
+inline constexpr int64_t kFewBlocks = 448;
+
 // One plan of the step. A launch may depend on the numbers and flags, which belong to the shape of
 // a step (Step::shape), but on nothing else: the rest is read by kernels, so that a captured graph
 // holds for every step of the same shape.
@@ -21,6 +25,9 @@ struct StepPlan {
   int32_t num_blocks = 0;
   int32_t num_selects = 0;
   int32_t num_decode_blocks = 0;
+  // Whether, of decoded tokens, one may read at most kFewBlocks KV blocks, and one more than that.
+  bool few = false;
+  bool many = false;
   // Over blocks with a slot, of decoded tokens and of prompts.
   struct Selects {
     bool scan = false;  // some block scans

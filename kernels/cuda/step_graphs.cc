@@ -15,9 +15,9 @@ class Capture {
   explicit Capture(cudaStream_t stream) : stream_(stream) {
     EVERLONG_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed));
   }
-  // A launch that threw leaves the stream capturing.
+  // A launch that threw leaves the stream capturing, perhaps in vain, which is no news.
   ~Capture() {
-    if (!ended_) cudaStreamEndCapture(stream_, &graph_);
+    if (!ended_ && cudaStreamEndCapture(stream_, &graph_) != cudaSuccess) cudaGetLastError();
     if (graph_ != nullptr) cudaGraphDestroy(graph_);
   }
   Capture(const Capture&) = delete;

@@ -10,6 +10,7 @@
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/operations.h"
+#include "kernels/cuda/reduce.cuh"
 
 namespace everlong::cuda {
 namespace {
@@ -62,9 +63,7 @@ __device__ void StoreF8(const HeadVector& vector, int dim, std::byte* to, float*
   for (int i = 0; i < kLaneParts; ++i) {
     for (const float x : vector.x[i]) largest = MaxOrNan(largest, fabsf(x));
   }
-  for (int lanes = 1; lanes < 32; lanes *= 2) {
-    largest = MaxOrNan(largest, __shfl_xor_sync(~0u, largest, lanes));
-  }
+  largest = ReduceWarp(largest, MaxOrNan);
   const float stored = largest / 448.0f;
   if (threadIdx.x % 32 == 0) *scale = stored;
   const float divisor = stored == 0.0f ? 1.0f : stored;
@@ -204,11 +203,14 @@ void CopyPages(const CopyPagesArgs& args, Context& context) {
                              args.cache.PageBytes()};
   const PagedMemory index = {args.index.base, args.index.layer_stride_bytes,
                              args.index.PageBytes()};
+  const PagedMemory ranges = {args.index.ranges, args.index.range_stride_bytes,
+                              args.index.RangePageBytes()};
   for (int64_t layer = 0; layer < args.num_layers; ++layer) {
     for (int32_t i = 0; i < args.num_pages; ++i) {
       CopyPage(cache, layer, args.from[i], args.to[i], context.stream);
       if (index.base != nullptr) {
         CopyPage(index, layer, args.from[i], args.to[i], context.stream);
+        CopyPage(ranges, layer, args.from[i], args.to[i], context.stream);
       }
     }
   }

@@ -10,6 +10,9 @@
 namespace everlong::cuda {
 
 // One turn after the other.
+__device__ inline float2 Combine(float2 a, float2 b) {
+  return {a.x * b.x - a.y * b.y, a.x * b.y + a.y * b.x};
+}
 __device__ inline float4 Combine(float4 a, float4 b) {
   return {a.x * b.x - a.y * b.y, a.x * b.y + a.y * b.x, a.z * b.z - a.w * b.w,
           a.z * b.w + a.w * b.z};

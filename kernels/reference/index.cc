@@ -50,6 +50,39 @@ void Encode(const KeyIndex& index, std::span<const double> x, int64_t token,
   }
 }
 
+// The least at which no code is too far from kRangeZero.
+int LeastExponent(double largest) {
+  int exponent = kLeastRangeExponent;
+  while (std::ldexp(kRangeZero - 1, exponent) < largest) ++exponent;
+  return exponent;
+}
+
+// keys: [kPageTokens][head_dim].
+void WriteRanges(const KeyIndex& index, std::span<const double> keys, const RangeView& view) {
+  const auto dim = static_cast<size_t>(index.head_dim);
+  std::vector<double> lows(dim);
+  std::vector<double> highs(dim);
+  double largest = 0.0;
+  for (size_t i = 0; i < dim; ++i) {
+    lows[i] = keys[i];
+    highs[i] = keys[i];
+    for (size_t at = i; at < keys.size(); at += dim) {
+      lows[i] = std::min(lows[i], keys[at]);
+      highs[i] = std::max(highs[i], keys[at]);
+    }
+    largest = std::max({largest, std::abs(lows[i]), std::abs(highs[i])});
+  }
+  const int exponent = LeastExponent(largest);
+  *view.exponent = static_cast<std::byte>(exponent);
+  const auto code = [&](double x) {
+    return static_cast<std::byte>(kRangeZero + std::lrint(std::ldexp(x, -exponent)));
+  };
+  for (size_t i = 0; i < dim; ++i) {
+    view.lows[i] = code(lows[i]);
+    view.highs[i] = code(highs[i]);
+  }
+}
+
 void IndexHead(const IndexKeysArgs& args, int64_t page, int64_t head) {
   const KvCache& cache = args.cache;
   const int64_t dim = cache.head_dim;
@@ -60,6 +93,7 @@ void IndexHead(const IndexKeysArgs& args, int64_t page, int64_t head) {
     KeyRow(cache, args.layer, page, head, t).Read(key);
     for (int64_t i = 0; i < dim; ++i) mean[i] += key[i] / kPageTokens;
   }
+  WriteRanges(args.index, keys, RangesAt(args.index, args.layer, page, head));
   const IndexHeadView view = IndexHeadAt(args.index, args.layer, page, head);
   for (int64_t i = 0; i < dim; ++i) {
     WriteElement(view.mean + 2 * i, DType::kF16, static_cast<float>(mean[i]));
@@ -90,6 +124,18 @@ void DecodeKey(const KeyIndex& index, const IndexHeadView& view, int64_t slot,
     const Field field = FieldAt(index, view.codes, slot, i);
     const int code = (static_cast<uint8_t>(*field.byte) >> field.shift) & top;
     key[i] = ReadElement(view.mean + 2 * i, DType::kF16) + distance * (code - top / 2.0);
+  }
+}
+
+void ReadRanges(const KeyIndex& index, const RangeView& view, std::span<double> lows,
+                std::span<double> highs) {
+  const auto exponent = static_cast<int8_t>(*view.exponent);
+  const auto value = [&](std::byte code) {
+    return std::ldexp(static_cast<int>(code) - kRangeZero, exponent);
+  };
+  for (int64_t i = 0; i < index.head_dim; ++i) {
+    lows[i] = value(view.lows[i]);
+    highs[i] = value(view.highs[i]);
   }
 }
 

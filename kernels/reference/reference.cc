@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstring>
-#include <limits>
 #include <span>
 #include <vector>
 
@@ -199,6 +198,8 @@ void ReferenceKernels::CopyPages(const CopyPagesArgs& args) {
       if (args.index.base == nullptr) continue;
       std::memcpy(IndexHeadAt(args.index, layer, args.to[i], 0).codes,
                   IndexHeadAt(args.index, layer, args.from[i], 0).codes, args.index.PageBytes());
+      std::memcpy(RangesAt(args.index, layer, args.to[i], 0).lows,
+                  RangesAt(args.index, layer, args.from[i], 0).lows, args.index.RangePageBytes());
     }
   }
 }

@@ -1,6 +1,5 @@
 // Block selection for one query block: greedy probing in stages or an exhaustive scan.
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <numeric>
 
@@ -50,8 +49,13 @@ class Chooser {
   std::vector<int32_t> Scan(int32_t begin, int32_t end) {
     LoadRows(false);
     RotateRows(params_.distance);
-    std::vector<double> scores(end - begin);
-    for (int32_t b = begin; b < end; ++b) scores[b - begin] = IndexScore(b);
+    std::vector<double> scores(end - begin, kNone);
+    for (const int64_t page : ScannedPages()) {
+      const int64_t page_end = std::min<int64_t>((page + 1) * kPageBlocks, end);
+      for (int64_t b = std::max<int64_t>(page * kPageBlocks, begin); b < page_end; ++b) {
+        scores[b - begin] = IndexScore(b);
+      }
+    }
     if (params_.rerank > 1) {
       std::vector<double> exact(scores.size(), kNone);
       const auto candidates = static_cast<size_t>(params_.keep_blocks) * params_.rerank;
@@ -63,6 +67,42 @@ class Chooser {
     std::vector<int32_t> blocks = Best(Dilated(scores), params_.keep_blocks);
     for (int32_t& b : blocks) b += begin;
     return blocks;
+  }
+
+  // Those that the sieve leaves.
+  std::vector<int64_t> ScannedPages() const {
+    const PageSpan span = CandidatePages(block_);
+    const Sieve sieve = SieveOf(params_, span.end - span.begin);
+    std::vector<int64_t> pages;
+    if (sieve.num_groups == 0) {
+      for (int64_t page = span.begin; page < span.end; ++page) pages.push_back(page);
+    }
+    for (int64_t group = 0; group < sieve.num_groups; ++group) {
+      std::vector<double> promises;
+      for (int64_t page = span.begin + group; page < span.end; page += sieve.num_groups) {
+        promises.push_back(Promise(page));
+      }
+      for (const int64_t i : Best(promises, sieve.keep)) {
+        pages.push_back(span.begin + group + i * sieve.num_groups);
+      }
+    }
+    return pages;
+  }
+
+  double Promise(int64_t page) const {
+    double best = kNone;
+    std::vector<double> lows(args_.index.head_dim);
+    std::vector<double> highs(args_.index.head_dim);
+    for (int64_t head = first_head_; head < end_head_; ++head) {
+      ReadRanges(args_.index, RangesAt(args_.index, args_.layer, sequence_.pages[page], head), lows,
+                 highs);
+      for (const std::vector<double>& row : RowsOf(head)) {
+        double sum = 0.0;
+        for (size_t i = 0; i < row.size(); ++i) sum += row[i] * (row[i] > 0 ? highs : lows)[i];
+        best = std::max(best, sum);
+      }
+    }
+    return best;
   }
 
   std::vector<double> Dilated(const std::vector<double>& scores) const {
@@ -182,10 +222,14 @@ class Chooser {
 
   double BestDot(int64_t head, std::span<const double> key) const {
     double best = kNone;
-    const size_t per_head = rotated_.size() / (end_head_ - first_head_);
-    const size_t from = (head - first_head_) * per_head;
-    for (size_t i = from; i < from + per_head; ++i) best = std::max(best, Dot(rotated_[i], key));
+    for (const std::vector<double>& row : RowsOf(head)) best = std::max(best, Dot(row, key));
     return best;
+  }
+
+  // As rotated last.
+  std::span<const std::vector<double>> RowsOf(int64_t head) const {
+    const size_t per_head = rotated_.size() / (end_head_ - first_head_);
+    return std::span(rotated_).subspan((head - first_head_) * per_head, per_head);
   }
 
   // Rows of each KV head's group, head after head; pooled rows are means over aligned positions.

@@ -67,6 +67,10 @@ std::span<const int32_t> SelectedBlocks(const Selection& selection, int64_t laye
 void DecodeKey(const KeyIndex& index, const IndexHeadView& view, int64_t slot,
                std::span<double> key);
 
+// Between what the keys of a page's head lie in each dimension.
+void ReadRanges(const KeyIndex& index, const RangeView& view, std::span<double> lows,
+                std::span<double> highs);
+
 // The operations on one sequence or query block.
 void IndexPages(const IndexKeysArgs& args, const StepSequence& sequence);
 void SelectBlocks(const SelectArgs& args, const Step& step, const QueryBlock& block,

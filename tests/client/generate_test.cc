@@ -157,6 +157,8 @@ TEST_F(GenerateTest, SendsEveryOption) {
             "2",
             "--rerank",
             "4",
+            "--sieve",
+            "16",
             "--fidelity-every",
             "16"});
   v1::GenerateRequest expected;
@@ -173,6 +175,7 @@ TEST_F(GenerateTest, SendsEveryOption) {
   attention.add_refresh(8);
   attention.set_dilation(2);
   attention.set_rerank(4);
+  attention.set_sieve(16);
   attention.set_fidelity_every(16);
   v1::Sampling& sampling = *expected.mutable_sampling();
   sampling.set_temperature(0);

@@ -227,6 +227,7 @@ TEST(AttentionPolicyTest, SelectorsHaveSettingsOfTheirOwn) {
                                        .last_probe = true,
                                        .dilation = 2,
                                        .rerank = 4,
+                                       .sieve = 16,
                                        .all_heads = true});
   const SelectParams& hip = policy.classes[0].prefill.params;
   EXPECT_EQ(hip.num_stages, 3);
@@ -241,6 +242,7 @@ TEST(AttentionPolicyTest, SelectorsHaveSettingsOfTheirOwn) {
   const SelectParams& scan = policy.classes[0].decode.params;
   EXPECT_EQ(scan.dilation, 2);
   EXPECT_EQ(scan.rerank, 4);
+  EXPECT_EQ(scan.sieve, 16);
   EXPECT_TRUE(scan.all_heads);
   EXPECT_EQ(scan.keep_blocks, 256);
   EXPECT_EQ(SelectionCapacity(policy), 256);
@@ -254,6 +256,7 @@ TEST(AttentionPolicyTest, SelectorsHaveSettingsOfTheirOwn) {
   ASSERT_TRUE(scanned.ok());
   EXPECT_EQ(scanned->classes[0].prefill.params.dilation, 0);
   EXPECT_EQ(scanned->classes[0].decode.params.rerank, 1);
+  EXPECT_EQ(scanned->classes[0].decode.params.sieve, 8);
   EXPECT_FALSE(scanned->classes[0].decode.params.all_heads);
 }
 
@@ -274,10 +277,12 @@ TEST(AttentionPolicyTest, RefusalsOfStagesNameTheNumbers) {
   EXPECT_THAT(Refusal({.preset = "3k", .dilation = 1}),
               HasSubstr("dilation: neither prompts nor output use the selector scan"));
   EXPECT_THAT(Refusal({.dilation = 65}), HasSubstr("dilation: 65 must be in [0, 64]"));
+  EXPECT_THAT(Refusal({.sieve = 65}), HasSubstr("sieve: 65 must be in [1, 64]"));
   EXPECT_THAT(Refusal({.rerank = 0}), HasSubstr("rerank: 0 must be in [1, 64]"));
   const AttentionConfig layers = {.layers = {{{0}, {.selector = SelectorName::kHip, .rerank = 2}}}};
   EXPECT_THAT(std::string(MakePolicy(layers, 4, 4096).status().message()),
               HasSubstr("rerank: neither"));
+  EXPECT_THAT(Refusal({.preset = "3k", .sieve = 2}), HasSubstr("sieve: neither"));
 }
 
 TEST(AttentionPolicyTest, DefaultsObeyThePositionLawAtAnyTrainedLength) {

@@ -19,22 +19,83 @@ const std::vector<AttentionShape>& Shapes() {
       {.q_heads = 4, .kv_heads = 1, .head_dim = 80, .frequency = 1000.0},
       {.q_heads = 6, .kv_heads = 2, .head_dim = 96, .rope_scale = 1.25f},
       {.q_heads = 8, .kv_heads = 1, .head_dim = 128},
+      {.q_heads = 8, .kv_heads = 2, .head_dim = 128, .rope_scale = 1.25f},
       {.q_heads = 5, .kv_heads = 5, .head_dim = 24, .frequency = 5000.0}};
   return shapes;
 }
 
+// Ways to draw a problem.
+struct Drawing {
+  std::string name;
+  AttentionProblem (*draw)(const AttentionShape& shape, DType kv_type, DType activation_type);
+};
+
+void PrintTo(const Drawing& drawing, std::ostream* out) {
+  *out << drawing.name;
+}
+
+AttentionProblem Dense(const AttentionShape& shape, DType kv_type, DType activation_type) {
+  return AttentionProblem::Dense(shape, kv_type, activation_type);
+}
+AttentionProblem Sparse(const AttentionShape& shape, DType kv_type, DType activation_type) {
+  return AttentionProblem::Sparse(shape, kv_type, activation_type);
+}
+
+// `Sequences` that read everything, or random selections, or sinks and a window.
+template <const std::vector<SequenceShape>& (*Sequences)()>
+AttentionProblem DenseOf(const AttentionShape& shape, DType kv_type, DType activation_type) {
+  return AttentionProblem::Dense(shape, kv_type, activation_type, Sequences());
+}
+template <const std::vector<SequenceShape>& (*Sequences)()>
+AttentionProblem SparseOf(const AttentionShape& shape, DType kv_type, DType activation_type) {
+  return AttentionProblem::Sparse(shape, kv_type, activation_type, Sequences());
+}
+template <const std::vector<SequenceShape>& (*Sequences)()>
+AttentionProblem WindowOf(const AttentionShape& shape, DType kv_type, DType activation_type) {
+  AttentionProblem problem = DenseOf<Sequences>(shape, kv_type, activation_type);
+  for (QueryBlock& block : problem.step.blocks) {
+    const int64_t first = problem.step.position(block.sequence, block.first_row);
+    block.num_sinks = static_cast<int32_t>(std::min<int64_t>(first / 8 * 8, 64));
+    block.window_begin = std::max<int64_t>(first / 8 * 8 - 4096, block.num_sinks);
+    block.positions = Positions::kStreaming;
+  }
+  return problem;
+}
+
 // Sequences that are decoded together, one of them in parts where a backend has many processors.
-const std::vector<SequenceShape>& LongShapes() {
+const std::vector<SequenceShape>& Together() {
   static const std::vector<SequenceShape> shapes = {{6000, 1}, {9, 1}, {1023, 1}};
   return shapes;
 }
 
-std::vector<AttentionProblem> DenseAndSparse(const AttentionShape& shape, DType kv_type,
-                                             DType activation_type) {
-  return {AttentionProblem::Dense(shape, kv_type, activation_type),
-          AttentionProblem::Sparse(shape, kv_type, activation_type),
-          AttentionProblem::Dense(shape, kv_type, activation_type, LongShapes()),
-          AttentionProblem::Sparse(shape, kv_type, activation_type, LongShapes())};
+const std::vector<SequenceShape>& Long() {
+  static const std::vector<SequenceShape> shapes = {{70001, 1}, {131, 1}, {70400, 9}};
+  return shapes;
+}
+
+const std::vector<SequenceShape>& Wide() {
+  static const std::vector<SequenceShape> shapes = [] {
+    std::vector<SequenceShape> made;
+    for (int64_t i = 0; i < 72; ++i) made.push_back({i * i * 7 % 1500, 1});
+    for (int64_t i = 0; i < 8; ++i) made.push_back({i * 97, 1 + i * i});
+    return made;
+  }();
+  return shapes;
+}
+
+const std::vector<Drawing>& Drawings() {
+  static const std::vector<Drawing> drawings = {{"Dense", Dense},
+                                                {"Sparse", Sparse},
+                                                {"DenseTogether", DenseOf<Together>},
+                                                {"SparseTogether", SparseOf<Together>}};
+  return drawings;
+}
+
+const std::vector<Drawing>& LargeDrawings() {
+  static const std::vector<Drawing> drawings = {
+      {"LongDense", DenseOf<Long>}, {"LongSparse", SparseOf<Long>}, {"LongWindow", WindowOf<Long>},
+      {"WideDense", DenseOf<Wide>}, {"WideSparse", SparseOf<Wide>}, {"WideWindow", WindowOf<Wide>}};
+  return drawings;
 }
 
 // Calls check() with the sequences of one token as prompts and as decoded.
@@ -47,18 +108,25 @@ void AsPromptsAndDecoded(AttentionProblem& problem, const Check& check) {
   }
 }
 
-using Parameters = std::tuple<KvFamily, AttentionShape>;
+using Parameters = std::tuple<KvFamily, AttentionShape, Drawing>;
+
+std::string ParametersName(const ::testing::TestParamInfo<Parameters>& info) {
+  const auto& [kv, shape, drawing] = info.param;
+  return kv.name() + ShapeName(shape) + drawing.name;
+}
+
 class AttentionTest : public ::testing::TestWithParam<Parameters> {
  protected:
-  std::vector<AttentionProblem> Problems() const {
-    const auto& [kv, shape] = GetParam();
-    return DenseAndSparse(shape, kv.kv_type, kv.family.activation_type());
+  static DType activation_type() { return std::get<KvFamily>(GetParam()).family.activation_type(); }
+  static AttentionProblem Problem() {
+    const auto& [kv, shape, drawing] = GetParam();
+    return drawing.draw(shape, kv.kv_type, activation_type());
   }
 
   // What the reference takes long for is done once for all members of a family.
-  void ExpectEveryBackendWithin(AttentionProblem& problem, const Values& expected,
-                                const std::vector<double>& bound, const Values& expected_lse,
-                                const std::vector<double>& lse_bound) const {
+  static void ExpectEveryBackendWithin(AttentionProblem& problem, const Values& expected,
+                                       const std::vector<double>& bound, const Values& expected_lse,
+                                       const std::vector<double>& lse_bound) {
     for (const Backend& backend : std::get<KvFamily>(GetParam()).family.members) {
       SCOPED_TRACE(backend.name);
       Device device(backend);
@@ -73,39 +141,48 @@ class AttentionTest : public ::testing::TestWithParam<Parameters> {
 INSTANTIATE_TEST_SUITE_P(
     Backends, AttentionTest,
     ::testing::Combine(::testing::ValuesIn(KvFamilies(BackendsBesideReference())),
-                       ::testing::ValuesIn(Shapes())),
-    [](const ::testing::TestParamInfo<Parameters>& info) {
-      return std::get<0>(info.param).name() + ShapeName(std::get<1>(info.param));
-    });
+                       ::testing::ValuesIn(Shapes()), ::testing::ValuesIn(Drawings())),
+    ParametersName);
+
+std::vector<KvFamily> NarrowKvFamilies() {
+  std::vector<KvFamily> families = KvFamilies(BackendsBesideReference());
+  std::erase_if(families, [](const KvFamily& kv) {
+    return kv.kv_type != DType::kBF16 && kv.kv_type != DType::kF8;
+  });
+  return families;
+}
+INSTANTIATE_TEST_SUITE_P(Large, AttentionTest,
+                         ::testing::Combine(::testing::ValuesIn(NarrowKvFamilies()),
+                                            ::testing::Values(AttentionShape{
+                                                .q_heads = 4, .kv_heads = 1, .head_dim = 64}),
+                                            ::testing::ValuesIn(LargeDrawings())),
+                         ParametersName);
 
 TEST_P(AttentionTest, AgreesWithReference) {
-  const DType type = std::get<KvFamily>(GetParam()).family.activation_type();
   Device reference(MakeReferenceKernels());
-  for (AttentionProblem& problem : Problems()) {
-    Values lse;
-    const Values expected = problem.Run(reference, &lse);
-    ExpectEveryBackendWithin(problem, expected, problem.Bound(type), lse, problem.LseBound(type));
-  }
+  AttentionProblem problem = Problem();
+  Values lse;
+  const Values expected = problem.Run(reference, &lse);
+  ExpectEveryBackendWithin(problem, expected, problem.Bound(activation_type()), lse,
+                           problem.LseBound(activation_type()));
 }
 
 // Queries of zeros weigh all keys alike, and values are 448, exact in every type, in one dimension:
 // sums count the keys that have it there, exactly in any order, so that none can be lost or read
 // twice.
 TEST_P(AttentionTest, CountsEveryKeyOnce) {
-  const DType type = std::get<KvFamily>(GetParam()).family.activation_type();
-  for (AttentionProblem& problem : Problems()) {
-    problem.q.assign(problem.q.size(), 0.0f);
-    problem.MarkValues(448.0f);
-    const Values expected = problem.NaiveResult();
-    const Values lse = problem.NaiveLse();
-    std::vector<double> bound;
-    for (const float value : expected) {
-      bound.push_back(Gamma(4) * value + RoundingError(type, (1 + Gamma(4)) * value));
-    }
-    std::vector<double> lse_bound;
-    for (const float value : lse) lse_bound.push_back(Gamma(kExpRoundings + 2) * value);
-    ExpectEveryBackendWithin(problem, expected, bound, lse, lse_bound);
+  AttentionProblem problem = Problem();
+  problem.q.assign(problem.q.size(), 0.0f);
+  problem.MarkValues(448.0f);
+  const Values expected = problem.NaiveResult();
+  const Values lse = problem.NaiveLse();
+  std::vector<double> bound;
+  for (const float value : expected) {
+    bound.push_back(Gamma(4) * value + RoundingError(activation_type(), (1 + Gamma(4)) * value));
   }
+  std::vector<double> lse_bound;
+  for (const float value : lse) lse_bound.push_back(Gamma(kExpRoundings + 2) * value);
+  ExpectEveryBackendWithin(problem, expected, bound, lse, lse_bound);
 }
 
 class AttentionShapeTest : public ::testing::TestWithParam<AttentionShape> {};
@@ -116,7 +193,8 @@ INSTANTIATE_TEST_SUITE_P(Shapes, AttentionShapeTest, ::testing::ValuesIn(Shapes(
 // remains.
 TEST_P(AttentionShapeTest, ReferenceAgreesWithNaiveDefinition) {
   Device reference(MakeReferenceKernels());
-  for (const AttentionProblem& problem : DenseAndSparse(GetParam(), DType::kF16, DType::kF32)) {
+  for (const Drawing& drawing : Drawings()) {
+    const AttentionProblem problem = drawing.draw(GetParam(), DType::kF16, DType::kF32);
     const Values naive = problem.NaiveResult();
     std::vector<double> bound = problem.Bound(DType::kF32);
     for (size_t i = 0; i < bound.size(); ++i) {
@@ -163,35 +241,47 @@ INSTANTIATE_TEST_SUITE_P(Backends, AttentionInvarianceTest,
                          ::testing::ValuesIn(KvBackends(Backends())),
                          [](const auto& info) { return info.param.name(); });
 
-TEST_P(AttentionInvarianceTest, QueryIsTheSameInAnyBatchAndChunk) {
-  const auto& [backend, kv_type] = GetParam();
-  Device device(backend);
+using ChunkParameters = std::tuple<KvBackend, Drawing, int32_t>;
+
+std::string ChunkName(const ::testing::TestParamInfo<ChunkParameters>& info) {
+  const auto& [kv, drawing, chunk] = info.param;
+  return kv.name() + drawing.name + "By" + std::to_string(chunk);
+}
+
+class AttentionChunkTest : public ::testing::TestWithParam<ChunkParameters> {};
+INSTANTIATE_TEST_SUITE_P(Backends, AttentionChunkTest,
+                         ::testing::Combine(::testing::ValuesIn(KvBackends(Backends())),
+                                            ::testing::ValuesIn(Drawings()),
+                                            ::testing::Values(1, 3, 8, 64)),
+                         ChunkName);
+
+TEST_P(AttentionChunkTest, QueryIsTheSameInAnyBatchAndChunk) {
+  const auto& [kv, drawing, chunk] = GetParam();
+  Device device(kv.backend);
   const AttentionShape shape = {.q_heads = 6, .kv_heads = 2, .head_dim = 64};
-  for (auto& problem : DenseAndSparse(shape, kv_type, device.activation_type())) {
-    AsPromptsAndDecoded(problem, [&] {
-      const Values whole = problem.Run(device);
-      const AttentionArgs placed = problem.Place(device);
-      for (const int32_t chunk : {1, 3, 8, 64}) {
-        Values parts;
-        for (const QueryBlock& block : problem.step.blocks) {
-          for (int32_t first = 0; first < block.num_rows; first += chunk) {
-            const Step part =
-                problem.step.Slice(block, first, std::min(chunk, block.num_rows - first));
-            const Values out = problem.Run(device, placed, part, block.first_row + first);
-            parts.insert(parts.end(), out.begin(), out.end());
-          }
-        }
-        SCOPED_TRACE("chunks of " + std::to_string(chunk));
-        ExpectSameBits(parts, whole);
+  AttentionProblem problem = drawing.draw(shape, kv.kv_type, device.activation_type());
+  AsPromptsAndDecoded(problem, [&, chunk = chunk] {
+    const Values whole = problem.Run(device);
+    const AttentionArgs placed = problem.Place(device);
+    Values parts;
+    for (const QueryBlock& block : problem.step.blocks) {
+      for (int32_t first = 0; first < block.num_rows; first += chunk) {
+        const Step part = problem.step.Slice(block, first, std::min(chunk, block.num_rows - first));
+        const Values out = problem.Run(device, placed, part, block.first_row + first);
+        parts.insert(parts.end(), out.begin(), out.end());
       }
-      device.FreePlaced();
-    });
-  }
+    }
+    ExpectSameBits(parts, whole);
+    device.FreePlaced();
+  });
 }
 
 TEST(AttentionThreadsTest, ThreadsDoNotChangeAttention) {
   const AttentionShape shape = {.q_heads = 9, .kv_heads = 3, .head_dim = 64};
-  std::vector<AttentionProblem> problems = DenseAndSparse(shape, DType::kBF16, DType::kF32);
+  std::vector<AttentionProblem> problems;
+  for (const Drawing& drawing : Drawings()) {
+    problems.push_back(drawing.draw(shape, DType::kBF16, DType::kF32));
+  }
   const AttentionShape long_shape = {.q_heads = 4, .kv_heads = 1, .head_dim = 128};
   problems.push_back(AttentionProblem::Dense(long_shape, DType::kF16, DType::kF32, {{3000, 1}}));
   Device one(MakeCpuKernels(1));
@@ -228,6 +318,36 @@ TEST_P(AttentionInvarianceTest, QueryIgnoresWhatFollowsIt) {
   ExpectSameBits(Values(after.begin(), after.begin() + seen),
                  Values(clean.begin(), clean.begin() + seen));
   for (size_t i = seen; i < after.size(); ++i) ASSERT_FALSE(std::abs(after[i]) < 1e6f) << i;
+}
+
+// A backend may read keys ahead of the step, but not those that the step stores.
+TEST_P(AttentionInvarianceTest, TokenReadsWhatItsStepStores) {
+  const auto& [backend, kv_type] = GetParam();
+  Device device(backend);
+  const AttentionShape shape = {.q_heads = 4, .kv_heads = 2, .head_dim = 128};
+  for (const int64_t context : {700, 5000}) {
+    const DType type = device.activation_type();
+    auto problem = AttentionProblem::Dense(shape, kv_type, type, {{context, 1}});
+    problem.step.num_decode = 1;
+    AttentionArgs args = problem.Place(device);
+    void* qkv = device.PlaceActivations(RandomValues(problem.random, args.q_stride, type));
+    args.q = qkv;
+    args.out = device.PlaceActivations(Values(problem.out_width()));
+    const auto run = [&](bool store) {
+      device->BeginStep(problem.step.Layout());
+      if (store) {
+        device->StoreKv(
+            {.cache = args.cache, .qkv = qkv, .layer = args.layer, .q_heads = shape.q_heads});
+      }
+      device->Attention(args);
+      return device.ReadActivations(args.out, problem.out_width());
+    };
+    const Values before = run(false);
+    const Values stored = run(true);
+    ExpectSameBits(run(false), stored);
+    EXPECT_NE(stored, before);
+    device.FreePlaced();
+  }
 }
 
 TEST_P(AttentionInvarianceTest, RowsOfNoBlockAreLeftAlone) {
@@ -274,6 +394,37 @@ TEST_P(AttentionInvarianceTest, CompleteSelectionIsDense) {
     complete.step.num_decode = dense.step.num_decode;
     ExpectWithin(complete.Run(device), dense.Run(device), bound);
   });
+}
+
+// Forks of one context share its pages; what a fork's own pages would hold, nothing reads.
+TEST_P(AttentionInvarianceTest, SharedPagesAreAsPagesApart) {
+  const auto& [backend, kv_type] = GetParam();
+  Device device(backend);
+  const AttentionShape shape = {.q_heads = 6, .kv_heads = 2, .head_dim = 64};
+  const std::vector<SequenceShape> forks = {{323, 1}, {290, 1}, {1000, 1}, {192, 70}, {250, 9}};
+  constexpr int64_t kSharedPages = 3;
+  for (const bool sparse : {false, true}) {
+    SCOPED_TRACE(sparse ? "sparse" : "dense");
+    const auto draw = sparse ? &AttentionProblem::Sparse : &AttentionProblem::Dense;
+    AttentionProblem apart = draw(shape, kv_type, device.activation_type(), forks);
+    const HostCache known =
+        AttentionProblem::Dense(shape, kv_type, device.activation_type(), forks).cache;
+    AttentionProblem shared = apart;
+    for (int32_t s = 0; s < apart.step.num_sequences(); ++s) {
+      for (int64_t i = 0; i < kSharedPages; ++i) {
+        const int32_t own = apart.step.pages[apart.step.page_begin[s] + i];
+        const int32_t first = apart.step.pages[i];
+        apart.cache.CopyPage(known, AttentionProblem::kLayer, first, own);
+        if (s == 0) shared.cache.CopyPage(known, AttentionProblem::kLayer, first, first);
+        shared.step.pages[shared.step.page_begin[s] + i] = first;
+        if (s > 0) shared.cache.ForgetPage(AttentionProblem::kLayer, own);
+      }
+    }
+    AsPromptsAndDecoded(apart, [&] {
+      shared.step.num_decode = apart.step.num_decode;
+      ExpectSameBits(shared.Run(device), apart.Run(device));
+    });
+  }
 }
 
 }  // namespace

@@ -40,12 +40,24 @@ std::vector<Backend> CudaBackends() {
            .kv_types = {DType::kBF16, DType::kF8}}};
 }
 
+std::shared_ptr<Kernels> SharedF8CudaKernels() {
+  static std::string why;
+  static const std::shared_ptr<Kernels> kernels = MakeCudaKernels(DType::kF8, &why);
+  return kernels;
+}
+
 std::vector<Backend> Join(std::vector<Backend> a, const std::vector<Backend>& b) {
   a.insert(a.end(), b.begin(), b.end());
   return a;
 }
 
 }  // namespace
+
+std::shared_ptr<Kernels> MakeFresh(const Backend& backend) {
+  if (backend.activation_type == DType::kF32) return backend.make();
+  std::string why;
+  return MakeCudaKernels(backend.weight_type, &why);
+}
 
 std::vector<Backend> HostBackends() {
   return Join(CpuBackends(),
@@ -68,6 +80,19 @@ std::vector<Backend> ByteProductBackends() {
   backends.push_back({"cpu_avx3_2_threads", [] { return MakeCpuKernelsFor(HWY_AVX3, 2); }});
 #endif
   return backends;
+}
+
+std::vector<Backend> F8WeightBackends() {
+  if (SharedCudaKernels() == nullptr) return {};
+  return {{.name = "cuda_f8_weights",
+           .make = SharedF8CudaKernels,
+           .activation_type = DType::kBF16,
+           .weight_type = DType::kF8,
+           .kv_types = {DType::kBF16, DType::kF8}}};
+}
+
+std::vector<Backend> WeightBackends() {
+  return Join(Backends(), F8WeightBackends());
 }
 
 std::vector<KvBackend> KvBackends(const std::vector<Backend>& backends) {

@@ -22,12 +22,18 @@ struct Backend {
 // All backends: the reference, CPU kernels with several instruction sets and numbers of threads,
 // and CUDA where there is a GPU.
 std::vector<Backend> Backends();
+// Kernels that nothing has used yet.
+std::shared_ptr<Kernels> MakeFresh(const Backend& backend);
 // Those whose memory is the process's own.
 std::vector<Backend> HostBackends();
 // Those that are compared with the reference.
 std::vector<Backend> BackendsBesideReference();
 // Those, and CPU kernels for every way of multiplying bytes.
 std::vector<Backend> ByteProductBackends();
+// Those that keep matrices in 8 bits.
+std::vector<Backend> F8WeightBackends();
+// Those, and all others.
+std::vector<Backend> WeightBackends();
 
 // A backend with one of its types of KV cache.
 struct KvBackend {

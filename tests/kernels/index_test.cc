@@ -27,16 +27,16 @@ class IndexTest : public ::testing::TestWithParam<Parameters> {
         cache_(std::get<0>(GetParam()).kv_type, kKvHeads, head_dim_, step_.num_pages(), kLayers),
         before_(bits_, kKvHeads, head_dim_, step_.num_pages(), kLayers) {
     for (std::byte& byte : before_.bytes) byte = static_cast<std::byte>(random_());
+    for (std::byte& byte : before_.range_bytes) byte = static_cast<std::byte>(random_());
   }
 
   HostIndex Run() {
-    IndexKeysArgs args = {.cache = cache_.shape, .index = before_.shape, .layer = kLayer};
+    IndexKeysArgs args = {.cache = cache_.shape, .index = before_.Place(device_), .layer = kLayer};
     args.cache.base = device_.Place(cache_.bytes);
-    args.index.base = device_.Place(before_.bytes);
     device_->BeginStep(step_.Layout());
     device_->IndexKeys(args);
     HostIndex after = before_;
-    after.bytes = device_.Read(args.index.base, static_cast<int64_t>(before_.bytes.size()));
+    after.Read(device_, args.index);
     return after;
   }
 
@@ -121,6 +121,31 @@ void ExpectIndexes(const HostIndex& index, const HostCache& cache, int64_t page,
   }
 }
 
+// Codes are those nearest to the least and the largest element, in the least unit that holds them
+// all, to a rounding of what kF8 multiplies.
+void ExpectRanges(const HostIndex& index, const HostCache& cache, int64_t page, int64_t head) {
+  const auto dim = static_cast<size_t>(cache.shape.head_dim);
+  Values lows(dim, INFINITY);
+  Values highs(dim, -INFINITY);
+  double largest = 0.0;
+  for (int64_t t = 0; t < 64; ++t) {
+    const Values key = cache.At(cache.KeyByte(kLayer, page, head, t));
+    for (size_t i = 0; i < dim; ++i) {
+      lows[i] = std::min(lows[i], key[i]);
+      highs[i] = std::max(highs[i], key[i]);
+      largest = std::max(largest, std::abs(double{key[i]}));
+    }
+  }
+  const double slack = Gamma(1) * largest;
+  const HostIndex::Ranges ranges = index.RangesOf(kLayer, page, head);
+  ASSERT_GE(63 * ranges.unit, largest - slack);
+  ASSERT_LT(63 * ranges.unit / 2, largest + slack);
+  for (size_t i = 0; i < dim; ++i) {
+    ASSERT_NEAR(ranges.lows[i], lows[i], ranges.unit / 2 + slack);
+    ASSERT_NEAR(ranges.highs[i], highs[i], ranges.unit / 2 + slack);
+  }
+}
+
 TEST_P(IndexTest, IndexesCompletedPagesAndNothingElse) {
   FillCache(cache_, step_, kLayer, random_);
   const HostIndex after = Run();
@@ -128,11 +153,18 @@ TEST_P(IndexTest, IndexesCompletedPagesAndNothingElse) {
   const std::vector<int32_t> completed = CompletedPages();
   ASSERT_EQ(completed.size(), 6u);
   for (const int32_t page : completed) {
-    for (int32_t head = 0; head < kKvHeads; ++head) ExpectIndexes(after, cache_, page, head);
+    for (int32_t head = 0; head < kKvHeads; ++head) {
+      ExpectIndexes(after, cache_, page, head);
+      ExpectRanges(after, cache_, page, head);
+    }
     const auto begin = static_cast<ptrdiff_t>(after.PageByte(kLayer, page));
     std::copy_n(before_.bytes.begin() + begin, after.shape.PageBytes(), rest.bytes.begin() + begin);
+    const auto ranges = static_cast<ptrdiff_t>(after.RangeByte(kLayer, page));
+    std::copy_n(before_.range_bytes.begin() + ranges, after.shape.RangePageBytes(),
+                rest.range_bytes.begin() + ranges);
   }
   EXPECT_EQ(rest.bytes, before_.bytes);
+  EXPECT_EQ(rest.range_bytes, before_.range_bytes);
 }
 
 // Keys on exact levels around a mean of 0: the index holds one right set of bytes, whatever the
@@ -171,6 +203,9 @@ TEST_P(IndexTest, KeepsKeysThatAreAllEqual) {
       const std::vector<double> decoded = after.Key(kLayer, page, 1, t);
       for (const double value : decoded) ASSERT_EQ(value, 1.5);
     }
+    const HostIndex::Ranges ranges = after.RangesOf(kLayer, page, 1);
+    for (const double value : ranges.lows) ASSERT_EQ(value, 1.5);
+    for (const double value : ranges.highs) ASSERT_EQ(value, 1.5);
   }
 }
 

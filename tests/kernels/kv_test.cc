@@ -183,16 +183,16 @@ TEST_P(KvTest, CopiesPagesOfEveryLayerAndNothingElse) {
   HostIndex index(2, heads_.kv_heads, heads_.head_dim, step_.num_pages(), kLayers);
   for (std::byte& byte : before_.bytes) byte = static_cast<std::byte>(random_());
   for (std::byte& byte : index.bytes) byte = static_cast<std::byte>(random_());
+  for (std::byte& byte : index.range_bytes) byte = static_cast<std::byte>(random_());
   const std::vector<int32_t> from = {5, 0, 5};
   const std::vector<int32_t> to = {1, 3, 7};
   CopyPagesArgs args = {.cache = before_.shape,
-                        .index = index.shape,
+                        .index = index.Place(device_),
                         .from = from.data(),
                         .to = to.data(),
                         .num_layers = kLayers,
                         .num_pages = static_cast<int32_t>(from.size())};
   args.cache.base = device_.Place(before_.bytes);
-  args.index.base = device_.Place(index.bytes);
   device_->CopyPages(args);
   HostCache expected = before_;
   HostIndex expected_index = index;
@@ -203,12 +203,16 @@ TEST_P(KvTest, CopiesPagesOfEveryLayerAndNothingElse) {
                   expected.bytes.begin() + expected.KeyByte(layer, to[i], 0, 0));
       std::copy_n(index.bytes.begin() + index.PageByte(layer, from[i]), index.shape.PageBytes(),
                   expected_index.bytes.begin() + index.PageByte(layer, to[i]));
+      std::copy_n(index.range_bytes.begin() + index.RangeByte(layer, from[i]),
+                  index.shape.RangePageBytes(),
+                  expected_index.range_bytes.begin() + index.RangeByte(layer, to[i]));
     }
   }
   EXPECT_EQ(device_.Read(args.cache.base, static_cast<int64_t>(before_.bytes.size())),
             expected.bytes);
-  EXPECT_EQ(device_.Read(args.index.base, static_cast<int64_t>(index.bytes.size())),
-            expected_index.bytes);
+  index.Read(device_, args.index);
+  EXPECT_EQ(index.bytes, expected_index.bytes);
+  EXPECT_EQ(index.range_bytes, expected_index.range_bytes);
 }
 
 TEST_P(KvTest, CopiesPagesWithoutAnIndex) {

@@ -173,7 +173,7 @@ TEST_P(QuantizedMatMulTest, AgreesWithReference) {
 }
 
 class LinearTest : public ::testing::TestWithParam<Backend> {};
-INSTANTIATE_TEST_SUITE_P(Backends, LinearTest, ::testing::ValuesIn(Backends()),
+INSTANTIATE_TEST_SUITE_P(Backends, LinearTest, ::testing::ValuesIn(WeightBackends()),
                          [](const auto& info) { return info.param.name; });
 
 // Integers of these sizes are exact in every type, so the result has one right value.
@@ -215,43 +215,147 @@ TEST_P(LinearTest, MultipliesSmallIntegersExactly) {
   }
 }
 
-TEST_P(LinearTest, RowIsTheSameWhateverTheRowsBesideIt) {
-  for (const DType type : WeightTypes()) {
-    for (const int64_t cols : {int64_t{512}, int64_t{77}}) {
-      if (cols % BlockOf(type).elements != 0) continue;
-      SCOPED_TRACE(TypeName(type) + " " + std::to_string(cols));
-      Device device(GetParam());
-      std::mt19937 random(2);
-      constexpr int64_t kRows = 70;
-      const Weights weights(random, type, {101}, cols);
-      const Matrix w = weights.LoadInto(device);
-      const Values x = RandomValues(random, kRows * cols, device.activation_type());
-      const auto run = [&](int64_t first, int64_t rows, int64_t decode_rows) {
-        float* out = device.PlaceFloats(Values(rows * w.rows));
-        device->MatMul({.w = w,
-                        .x = device.PlaceActivations(
-                            Values(x.begin() + first * cols, x.begin() + (first + rows) * cols)),
-                        .out = out,
-                        .x_stride = cols,
-                        .out_stride = w.rows,
-                        .rows = static_cast<int32_t>(rows),
-                        .decode_rows = static_cast<int32_t>(decode_rows),
-                        .mode = MatMulOut::kF32});
-        return device.ReadFloats(out, rows * w.rows);
-      };
-      const auto slice = [&](const Values& all, int64_t first, int64_t rows) {
-        return Values(all.begin() + first * w.rows, all.begin() + (first + rows) * w.rows);
-      };
-      const Values prompts = run(0, kRows, 0);
-      const Values decoded = run(0, kRows, kRows);
-      for (const int64_t rows : {1, 2, 3, 4, 5, 7, 8, 9, 16, 31, 32, 33, 64}) {
-        for (const int64_t first : {int64_t{0}, kRows - rows}) {
-          ExpectSameBits(run(first, rows, 0), slice(prompts, first, rows));
-          ExpectSameBits(run(first, rows, rows), slice(decoded, first, rows));
+using RowParam = std::tuple<Backend, DType, int64_t>;  // of weights with so many columns
+
+std::string RowName(const ::testing::TestParamInfo<RowParam>& info) {
+  const auto& [backend, type, cols] = info.param;
+  return backend.name + TypeName(type) + "_" + std::to_string(cols);
+}
+
+class RowTest : public ::testing::TestWithParam<RowParam> {};
+INSTANTIATE_TEST_SUITE_P(Backends, RowTest,
+                         ::testing::Combine(::testing::ValuesIn(WeightBackends()),
+                                            ::testing::ValuesIn(WeightTypes()),
+                                            ::testing::Values(512)),
+                         RowName);
+INSTANTIATE_TEST_SUITE_P(Unaligned, RowTest,
+                         ::testing::Combine(::testing::ValuesIn(WeightBackends()),
+                                            ::testing::ValuesIn(PlainTypes()),
+                                            ::testing::Values(77)),
+                         RowName);
+
+TEST_P(RowTest, IsTheSameWhateverTheRowsBesideIt) {
+  const auto& [backend, type, cols] = GetParam();
+  Device device(backend);
+  std::mt19937 random(2);
+  constexpr int64_t kRows = 70;
+  const Weights weights(random, type, {101}, cols);
+  const Matrix w = weights.LoadInto(device);
+  const Values x = RandomValues(random, kRows * cols, device.activation_type());
+  const auto run = [&, cols = cols](int64_t first, int64_t rows, int64_t decode_rows) {
+    float* out = device.PlaceFloats(Values(rows * w.rows));
+    device->MatMul({.w = w,
+                    .x = device.PlaceActivations(
+                        Values(x.begin() + first * cols, x.begin() + (first + rows) * cols)),
+                    .out = out,
+                    .x_stride = cols,
+                    .out_stride = w.rows,
+                    .rows = static_cast<int32_t>(rows),
+                    .decode_rows = static_cast<int32_t>(decode_rows),
+                    .mode = MatMulOut::kF32});
+    return device.ReadFloats(out, rows * w.rows);
+  };
+  const auto slice = [&](const Values& all, int64_t first, int64_t rows) {
+    return Values(all.begin() + first * w.rows, all.begin() + (first + rows) * w.rows);
+  };
+  const Values prompts = run(0, kRows, 0);
+  const Values decoded = run(0, kRows, kRows);
+  for (const int64_t rows : {1, 2, 3, 4, 5, 7, 8, 9, 16, 31, 32, 33, 64}) {
+    for (const int64_t first : {int64_t{0}, kRows - rows}) {
+      ExpectSameBits(run(first, rows, 0), slice(prompts, first, rows));
+      ExpectSameBits(run(first, rows, rows), slice(decoded, first, rows));
+    }
+    const Values both = run(0, kRows, rows);
+    ExpectSameBits(slice(both, 0, rows), slice(decoded, 0, rows));
+    ExpectSameBits(slice(both, rows, kRows - rows), slice(prompts, rows, kRows - rows));
+    device.FreePlaced();
+  }
+}
+
+// What lies around a product in a layer. In a decode step a backend may do it all at once.
+struct Neighbourhood {
+  Neighbourhood(Device& d, std::mt19937& random, int32_t num_rows, int32_t inputs, int32_t gates)
+      : device(d),
+        rows(num_rows),
+        width(inputs),
+        num_gates(gates),
+        w(Weights(random, DType::kBF16, {gates, gates}, inputs).LoadInto(d)),
+        x(d.PlaceFloats(RandomValues(random, int64_t{rows} * inputs))),
+        weight(d.PlaceFloats(RandomValues(random, inputs))),
+        normed(d.PlaceActivations(Values(rows * inputs))),
+        gate_up(d.PlaceActivations(Values(rows * 2 * gates))),
+        gated(d.PlaceActivations(Values(rows * gates))) {}
+
+  void Normalize() const {
+    device->RmsNorm(
+        {.x = x, .weight = weight, .out = normed, .rows = rows, .width = width, .eps = 1e-5f});
+  }
+  void Multiply() const {
+    device->MatMul({.w = w,
+                    .x = normed,
+                    .out = gate_up,
+                    .x_stride = width,
+                    .out_stride = w.rows,
+                    .rows = rows,
+                    .decode_rows = rows});
+  }
+  void Activate() const {
+    device->GatedActivation({.gate_up = gate_up, .out = gated, .rows = rows, .width = num_gates});
+  }
+  void Clear() const {
+    const std::vector<std::byte> zeros(int64_t{rows} * std::max(width, 2 * num_gates) * 4);
+    const int64_t bytes = ByteSize(device.activation_type()) * rows;
+    device->Upload(normed, zeros.data(), bytes * width);
+    device->Upload(gate_up, zeros.data(), bytes * 2 * num_gates);
+    device->Upload(gated, zeros.data(), bytes * num_gates);
+  }
+  Values Results() const {
+    Values all = device.ReadActivations(normed, rows * width);
+    for (const auto& [data, count] :
+         {std::pair(gate_up, 2 * num_gates), std::pair(gated, num_gates)}) {
+      const Values some = device.ReadActivations(data, rows * count);
+      all.insert(all.end(), some.begin(), some.end());
+    }
+    return all;
+  }
+
+  Device& device;
+  int32_t rows;
+  int32_t width;
+  int32_t num_gates;
+  Matrix w;
+  const float* x;
+  const float* weight;
+  void* normed;
+  void* gate_up;
+  void* gated;
+};
+
+TEST_P(LinearTest, NormAndActivationAreTheSameWithAProductBetweenThem) {
+  std::mt19937 random(5);
+  for (const int32_t rows : {1, 3}) {
+    Step step(random, std::vector<SequenceShape>(rows, {5, 1}));
+    step.num_decode = rows;
+    for (const int32_t width : {8, 72, 4096, 5128}) {
+      for (const int32_t gates : {8, 48}) {
+        SCOPED_TRACE(::testing::Message() << rows << " rows, " << width << ", " << gates);
+        Device device(GetParam());
+        const Neighbourhood layer(device, random, rows, width, gates);
+        device->BeginStep(step.Layout());
+        layer.Normalize();
+        device->Sync();
+        layer.Multiply();
+        device->Sync();
+        layer.Activate();
+        const Values expected = layer.Results();
+        for (int time = 0; time < 3; ++time) {  // the third is what repeated steps run
+          layer.Clear();
+          device->BeginStep(step.Layout());
+          layer.Normalize();
+          layer.Multiply();
+          layer.Activate();
+          ExpectSameBits(layer.Results(), expected);
         }
-        const Values both = run(0, kRows, rows);
-        ExpectSameBits(slice(both, 0, rows), slice(decoded, 0, rows));
-        ExpectSameBits(slice(both, rows, kRows - rows), slice(prompts, rows, kRows - rows));
       }
     }
   }
@@ -301,7 +405,7 @@ TEST_P(LinearTest, EmbedCopiesRowsAsTheyAreKept) {
       float* out = device.PlaceFloats(Values(step.num_tokens() * cols));
       device->BeginStep(step.Layout());
       device->Embed({.table = table.LoadInto(device), .out = out});
-      const Values values = RoundTo(GetParam().weight_type, table.values);
+      const Values values = AsKept(GetParam().weight_type, table.values, cols);
       Values expected;
       for (const int32_t token : step.tokens) {
         const auto row = values.begin() + token * cols;

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <tuple>
 
 #include "gtest/gtest.h"
 #include "tests/kernels/sampling_oracle.h"
@@ -172,37 +173,60 @@ std::vector<int32_t> Draw(Device& device, SampleParams params, bool by_seed) {
   return tokens;
 }
 
-TEST_P(SamplingTest, FrequenciesFollowSoftmax) {
-  for (const bool by_seed : {false, true}) {
-    SCOPED_TRACE(by_seed ? "seeds" : "counters");
-    ExpectFollows(Draw(device_, {.temperature = 1.0f}, by_seed), Shares(kFewLogits, 10, 1.0));
-    ExpectFollows(Draw(device_, {.temperature = 0.7f, .seed = 42, .counter = 7}, by_seed),
-                  Shares(kFewLogits, 10, double{0.7f}));
-    ExpectFollows(Draw(device_, {.temperature = 1.5f, .top_k = 4}, by_seed),
-                  Shares(kFewLogits, 4, 1.5));
-    // The three largest hold 0.69 of the mass, four of them 0.79.
-    ExpectFollows(Draw(device_, {.temperature = 1.0f, .top_p = 0.75f}, by_seed),
-                  Shares(kFewLogits, 4, 1.0));
-    // exp(-1) > 0.3 > exp(-1.3).
-    ExpectFollows(Draw(device_, {.temperature = 1.0f, .min_p = 0.3f}, by_seed),
-                  Shares(kFewLogits, 4, 1.0));
-  }
+using DrawParam = std::tuple<Backend, bool>;  // by seeds; else by counters
+
+std::string DrawName(const ::testing::TestParamInfo<DrawParam>& info) {
+  const auto& [backend, by_seed] = info.param;
+  return backend.name + (by_seed ? "_seeds" : "_counters");
 }
 
-TEST_P(SamplingTest, NeighbouringDrawsAreIndependent) {
+class DrawTest : public ::testing::TestWithParam<DrawParam> {
+ protected:
+  std::vector<int32_t> Draws(const SampleParams& params) {
+    return Draw(device_, params, std::get<bool>(GetParam()));
+  }
+
+  Device device_{std::get<Backend>(GetParam())};
+};
+INSTANTIATE_TEST_SUITE_P(Backends, DrawTest,
+                         ::testing::Combine(::testing::ValuesIn(Backends()), ::testing::Bool()),
+                         DrawName);
+
+TEST_P(DrawTest, FrequenciesFollowSoftmax) {
+  ExpectFollows(Draws({.temperature = 1.0f}), Shares(kFewLogits, 10, 1.0));
+}
+
+TEST_P(DrawTest, FrequenciesFollowSoftmaxFromAnySeedAndCounter) {
+  ExpectFollows(Draws({.temperature = 0.7f, .seed = 42, .counter = 7}),
+                Shares(kFewLogits, 10, double{0.7f}));
+}
+
+TEST_P(DrawTest, FrequenciesFollowSoftmaxOfTheTopK) {
+  ExpectFollows(Draws({.temperature = 1.5f, .top_k = 4}), Shares(kFewLogits, 4, 1.5));
+}
+
+// The three largest hold 0.69 of the mass, four of them 0.79.
+TEST_P(DrawTest, FrequenciesFollowSoftmaxOfTheTopP) {
+  ExpectFollows(Draws({.temperature = 1.0f, .top_p = 0.75f}), Shares(kFewLogits, 4, 1.0));
+}
+
+// exp(-1) > 0.3 > exp(-1.3).
+TEST_P(DrawTest, FrequenciesFollowSoftmaxAboveMinP) {
+  ExpectFollows(Draws({.temperature = 1.0f, .min_p = 0.3f}), Shares(kFewLogits, 4, 1.0));
+}
+
+TEST_P(DrawTest, NeighboursAreIndependent) {
   const std::vector<double> shares = Shares(kFewLogits, 10, 3.0);
   std::vector<double> joint;
   for (const double first : shares) {
     for (const double second : shares) joint.push_back(first * second);
   }
-  for (const bool by_seed : {false, true}) {
-    const std::vector<int32_t> tokens = Draw(device_, {.temperature = 3.0f}, by_seed);
-    std::vector<int32_t> pairs;
-    for (size_t i = 0; i + 1 < tokens.size(); i += 2) {
-      pairs.push_back(tokens[i] * static_cast<int32_t>(shares.size()) + tokens[i + 1]);
-    }
-    ExpectFollows(pairs, joint);
+  const std::vector<int32_t> tokens = Draws({.temperature = 3.0f});
+  std::vector<int32_t> pairs;
+  for (size_t i = 0; i + 1 < tokens.size(); i += 2) {
+    pairs.push_back(tokens[i] * static_cast<int32_t>(shares.size()) + tokens[i + 1]);
   }
+  ExpectFollows(pairs, joint);
 }
 
 TEST_P(SamplingTest, ForbiddenTokensAreNeverSampled) {

@@ -6,6 +6,8 @@
 #include <limits>
 #include <numeric>
 
+#include "tests/kernels/sieve_oracle.h"
+
 namespace everlong {
 namespace {
 
@@ -25,6 +27,14 @@ std::vector<int32_t> Ranking(const Vector& scores) {
     return scores[a] > scores[b] || (scores[a] == scores[b] && a < b);
   });
   return order;
+}
+
+// From 0; -infinity where there are fewer.
+double NthLargest(Vector scores, size_t n) {
+  if (n >= scores.size()) return kNever;
+  std::nth_element(scores.begin(), scores.begin() + static_cast<ptrdiff_t>(n), scores.end(),
+                   std::greater<>());
+  return scores[n];
 }
 
 // Rows see a key from this far wherever they stand.
@@ -66,6 +76,12 @@ class BlockOracle {
 
   std::vector<int32_t> Scan() const {
     Vector scores = CandidateScores(false);
+    const SieveOracle sifting = sieve();
+    const SieveOracle::Outcome sifted = sifting.Expected();
+    least_gap_ = std::min(least_gap_, sifted.least_gap);
+    for (size_t i = 0; i < scores.size(); ++i) {
+      if (!sifted.scanned[sifting.PageOf(i)]) scores[i] = kNever;
+    }
     if (params_.rerank > 1) {
       const Vector stored = CandidateScores(true);
       Vector reranked(scores.size(), kNever);
@@ -80,19 +96,16 @@ class BlockOracle {
     return blocks;
   }
 
+  SieveOracle sieve() const {
+    std::vector<std::vector<Vector>> rows;
+    for (int32_t head = first_head_; head < end_head_; ++head) rows.push_back(RotatedRows(head));
+    return SieveOracle(problem_, block_, first_head_, std::move(rows));
+  }
+
   // How far rounding a row to 127ths of its largest element may take the score of an indexed key.
   double RoundedRowError() const {
-    double element = 0.0;
     double difference = 0.0;
-    const int32_t group = problem_.shape.q_heads / problem_.shape.kv_heads;
     for (int32_t head = first_head_; head < end_head_; ++head) {
-      for (int32_t q_head = head * group; q_head < (head + 1) * group; ++q_head) {
-        for (int32_t row = 0; row < block_.num_rows; ++row) {
-          for (const double v : Rotated(MeanQuery(q_head, row, row + 1), params_.distance)) {
-            element = std::max(element, std::abs(v));
-          }
-        }
-      }
       for (int64_t p = block_.num_sinks; p < block_.window_begin; ++p) {
         const int32_t page = problem_.step.page(block_.sequence, p);
         const Vector key = problem_.index.Key(problem_.layer, page, head, p % 64);
@@ -102,7 +115,7 @@ class BlockOracle {
         difference = std::max(difference, sum);
       }
     }
-    return element / 127 / 2 * difference;
+    return LargestElement() / 127 / 2 * difference;
   }
 
   // The chunks, by their first tokens, that stage `s` keeps of those that `from` is cut into.
@@ -122,6 +135,28 @@ class BlockOracle {
   double least_gap() const { return least_gap_; }
 
  private:
+  // Of a KV head's group, as they see every key.
+  std::vector<Vector> RotatedRows(int32_t head) const {
+    std::vector<Vector> rows;
+    const int32_t group = problem_.shape.q_heads / problem_.shape.kv_heads;
+    for (int32_t q_head = head * group; q_head < (head + 1) * group; ++q_head) {
+      for (int32_t row = 0; row < block_.num_rows; ++row) {
+        rows.push_back(Rotated(MeanQuery(q_head, row, row + 1), params_.distance));
+      }
+    }
+    return rows;
+  }
+
+  double LargestElement() const {
+    double element = 0.0;
+    for (int32_t head = first_head_; head < end_head_; ++head) {
+      for (const Vector& row : RotatedRows(head)) {
+        for (const double v : row) element = std::max(element, std::abs(v));
+      }
+    }
+    return element;
+  }
+
   // Numbers of the `count` best scores, ascending.
   std::vector<int32_t> Best(const Vector& scores, size_t count) const {
     std::vector<int32_t> order = Ranking(scores);
@@ -277,7 +312,7 @@ std::vector<int64_t> Tokens(const std::vector<int32_t>& blocks) {
 
 HostSelection SelectProblem::Run(Device& device) const {
   SelectArgs args = {.cache = cache.shape,
-                     .index = index.shape,
+                     .index = index.Place(device),
                      .selection = selection.Place(device),
                      .rope = {.inv_freq = inv_freq, .scale = shape.rope_scale},
                      .q = device.PlaceActivations(q),
@@ -286,7 +321,6 @@ HostSelection SelectProblem::Run(Device& device) const {
                      .q_heads = shape.q_heads,
                      .rotate = shape.rotate};
   args.cache.base = device.Place(cache.bytes);
-  args.index.base = device.Place(index.bytes);
   AttentionPlan plan = {.num_blocks = static_cast<int32_t>(step.blocks.size()),
                         .num_selects = static_cast<int32_t>(selects.size()),
                         .blocks = step.blocks.data(),
@@ -348,18 +382,21 @@ std::vector<SelectProblem::Range> SelectProblem::ScanScores(const QueryBlock& bl
   double error = rounding + oracle.RoundedRowError();
   Vector least = oracle.CandidateScores(false);
   Vector most = least;
+  const SieveOracle sieve = oracle.sieve();
+  const auto [surely, possibly] = sieve.Possible(rounding);
+  for (size_t i = 0; i < least.size(); ++i) {
+    if (!surely[sieve.PageOf(i)]) least[i] = kNever;
+    if (!possibly[sieve.PageOf(i)]) most[i] = kNever;
+  }
   if (params.rerank > 1) {
     // Those within the error of the last one that is scored again may or may not be.
-    Vector sorted = least;
-    std::sort(sorted.begin(), sorted.end(), std::greater<>());
     const size_t count = static_cast<size_t>(params.keep_blocks) * params.rerank;
-    const double last = count < sorted.size() ? sorted[count - 1] : kNever;
-    const double next = count < sorted.size() ? sorted[count] : kNever;
+    const double last = NthLargest(least, count - 1);
+    const double next = NthLargest(most, count);
     const Vector stored = oracle.CandidateScores(true);
     for (size_t i = 0; i < stored.size(); ++i) {
-      const double score = least[i];
-      least[i] = score > next + 2 * error ? stored[i] : kNever;
-      most[i] = score >= last - 2 * error ? stored[i] : kNever;
+      least[i] = least[i] > next + 2 * error ? stored[i] : kNever;
+      most[i] = most[i] >= last - 2 * error ? stored[i] : kNever;
     }
     error = rounding;
   }

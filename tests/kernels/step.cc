@@ -142,6 +142,15 @@ void HostCache::Set(int64_t byte, const Values& values, float scale) {
   write(ScaleByte(byte), DType::kF32, {scale});
 }
 
+void HostCache::CopyPage(const HostCache& from_cache, int64_t layer, int64_t from, int64_t to) {
+  std::copy_n(from_cache.bytes.begin() + from_cache.KeyByte(layer, from, 0, 0), shape.PageBytes(),
+              bytes.begin() + KeyByte(layer, to, 0, 0));
+}
+
+void HostCache::ForgetPage(int64_t layer, int64_t page) {
+  std::fill_n(bytes.begin() + KeyByte(layer, page, 0, 0), shape.PageBytes(), std::byte{0xFF});
+}
+
 void FillCache(HostCache& cache, const Step& step, int64_t layer, std::mt19937& random) {
   for (int32_t s = 0; s < step.num_sequences(); ++s) {
     for (int64_t position = 0; position < step.length(s); ++position) {

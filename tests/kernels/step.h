@@ -58,6 +58,7 @@ struct HostCache {
   // Every element NaN: what nothing may read.
   HostCache(DType type, int32_t kv_heads, int32_t head_dim, int64_t num_pages, int64_t num_layers);
 
+  int64_t num_pages() const { return shape.layer_stride_bytes / shape.PageBytes(); }
   // Number of the first byte of a key; offset of its value from it.
   int64_t KeyByte(int64_t layer, int64_t page, int64_t head, int64_t slot) const;
   int64_t ValueOffset() const;
@@ -68,6 +69,10 @@ struct HostCache {
   // largest magnitude over 448.
   Values At(int64_t byte) const;
   void Set(int64_t byte, const Values& values, float scale = 0.0f);
+
+  // Of one layer. Forgotten pages are NaN.
+  void CopyPage(const HostCache& from_cache, int64_t layer, int64_t from, int64_t to);
+  void ForgetPage(int64_t layer, int64_t page);
 
   KvCache shape;  // base is null
   std::vector<std::byte> bytes;

@@ -1,5 +1,6 @@
 #include "tests/kernels/weights.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -53,6 +54,21 @@ std::vector<DType> WeightTypes() {
   std::vector<DType> types = PlainTypes();
   for (const DType type : QuantizedTypes()) types.push_back(type);
   return types;
+}
+
+Values AsKept(DType weight_type, const Values& values, int64_t cols) {
+  if (weight_type != DType::kF8) return RoundTo(weight_type, values);
+  Values kept;
+  for (auto row = values.begin(); row != values.end(); row += cols) {
+    float most = 0.0f;
+    for (int64_t i = 0; i < cols; ++i) most = std::max(most, std::abs(row[i]));
+    int exponent = -126;
+    while (std::ldexp(448.0f, exponent) < most) ++exponent;
+    Values scaled(row, row + cols);
+    for (float& value : scaled) value = std::ldexp(value, -exponent);
+    for (const float code : RoundTo(DType::kF8, scaled)) kept.push_back(std::ldexp(code, exponent));
+  }
+  return kept;
 }
 
 std::vector<std::byte> RandomRows(std::mt19937& random, DType type, int64_t rows, int64_t cols) {

@@ -14,6 +14,10 @@ std::vector<DType> PlainTypes();
 std::vector<DType> QuantizedTypes();
 std::vector<DType> WeightTypes();
 
+// What a backend computes with that keeps rows of `cols` elements in `weight_type`. kF8 stands in
+// multiples of a power of two, the smallest that brings a row into range.
+Values AsKept(DType weight_type, const Values& values, int64_t cols);
+
 // Blocks of random codes and factors whose scales and minimums are anything but infinite.
 std::vector<std::byte> RandomRows(std::mt19937& random, DType type, int64_t rows, int64_t cols);
 

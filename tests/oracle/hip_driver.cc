@@ -86,6 +86,8 @@ Memory Reserve(const Json& json, Kernels& kernels) {
   index = {.kv_heads = cache.kv_heads, .head_dim = cache.head_dim, .bits = json["bits"]};
   index.layer_stride_bytes = num_pages * index.PageBytes();
   index.base = kernels.Allocate(kLayers * index.layer_stride_bytes);
+  index.range_stride_bytes = num_pages * index.RangePageBytes();
+  index.ranges = kernels.Allocate(kLayers * index.range_stride_bytes);
   Selection& selection = memory.selection;
   selection = {.layers = kLayers,
                .slots = json["slots"],

@@ -390,6 +390,8 @@ TEST_F(GenerateTest, BadInputIsNamedWithFieldValueAndLimit) {
        [](R& r) { r.mutable_attention()->set_budget(12); }},
       {"attention.window", "8 must be in [64, 1048576]",
        [](R& r) { r.mutable_attention()->set_window(8); }},
+      {"attention.sieve", "65 must be in [1, 64]",
+       [](R& r) { r.mutable_attention()->set_sieve(65); }},
       {"attention.rerank", "0 must be in [1, 64]",
        [](R& r) { r.mutable_attention()->set_rerank(0); }},
       {"attention.dilation", "neither prompts nor output use the selector scan",

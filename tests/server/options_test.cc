@@ -131,7 +131,7 @@ TEST_F(OptionsTest, SelectorsAreSetInTheFileAndForSomeLayers) {
   const ServerOptions options = ParseOk(
       {"--model", "m", "--config",
        Yaml("stages: 256:32768:pool,32:8192:every-key:pool,8:2048\n"
-            "chunk-score: last\nhead-reduction: all\ndilation: 2\nrerank: 4\n"
+            "chunk-score: last\nhead-reduction: all\ndilation: 2\nrerank: 4\nsieve: 16\n"
             "attention-layers: 3 head-reduction=kv_head chunk-score=path stages=64:4096,8:512\n")});
   const AttentionOverrides& all = options.engine.attention.all;
   const std::vector<StageSettings> stages = {{.chunk = 256, .keep = 32768, .pool_rows = true},
@@ -142,6 +142,7 @@ TEST_F(OptionsTest, SelectorsAreSetInTheFileAndForSomeLayers) {
   EXPECT_EQ(all.all_heads, true);
   EXPECT_EQ(all.dilation, 2);
   EXPECT_EQ(all.rerank, 4);
+  EXPECT_EQ(all.sieve, 16);
   const AttentionOverrides& third = options.engine.attention.layers.at(0).second;
   EXPECT_EQ(third.stages, (std::vector<StageSettings>{{64, 4096}, {8, 512}}));
   EXPECT_EQ(third.last_probe, false);

@@ -347,7 +347,7 @@ int Main(int argc, char** argv) {
   const DType type = argc > 2 && std::string(argv[2]) == "f8" ? DType::kF8 : DType::kBF16;
   const std::string what = argc > 3 ? argv[3] : "all";
   const bool all = what == "all";
-  const int32_t sieve = all || what == "prompts" ? 0 : std::atoi(what.c_str());
+  const bool only_scan = !all && what != "dense" && what != "prompts";
   std::vector<int64_t> lengths = {131072, 1048576};
   if (argc > 4) lengths = {std::atoll(argv[4])};
   std::string why;
@@ -362,11 +362,10 @@ int Main(int argc, char** argv) {
       bandwidth / 1e9);
   for (const int64_t length : lengths) {
     Context context(*kernels, length, type);
-    if (all) {
-      PrintDense(*kernels, context, bandwidth);
-      PrintSparse(*kernels, context, "hip", PolicyOf(SelectorName::kHip), bandwidth);
-    }
-    if (what != "prompts") {
+    if (all || what == "dense") PrintDense(*kernels, context, bandwidth);
+    if (all) PrintSparse(*kernels, context, "hip", PolicyOf(SelectorName::kHip), bandwidth);
+    if (all || only_scan) {
+      const int32_t sieve = only_scan ? std::atoi(what.c_str()) : 0;
       PrintSparse(*kernels, context, "scan", PolicyOf(SelectorName::kScan, sieve), bandwidth);
     }
     if (all || what == "prompts") {
@@ -380,8 +379,9 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace everlong
 
-// Usage: everlong_cuda_attention_bench [GB/S OF THE DEVICE'S MEMORY [bf16|f8 [all|prompts|SIEVE
-// [CONTEXT]]]]. With SIEVE only the scan is timed, sieved so; 0: as by default.
+// Usage: everlong_cuda_attention_bench [GB/S OF THE DEVICE'S MEMORY [bf16|f8
+// [all|dense|prompts|SIEVE [CONTEXT]]]]. With SIEVE only the scan is timed, sieved so; 0: as by
+// default.
 int main(int argc, char** argv) {
   return everlong::Main(argc, argv);
 }

@@ -19,8 +19,16 @@ namespace everlong::cuda {
 namespace decode {
 namespace {
 
-constexpr int kLongRun = 4;     // tiles of a rotary page: the query is turned once for them
+// Tiles of a rotary page, for which the query is turned once.
+constexpr int kLongRun = 4;
 constexpr int kMaxBlocks = 64;  // of a launch: bounds scratch memory
+
+// A long run for each warp at least: parts cost time to merge, which counts where many tokens are
+// decoded at a time.
+template <class S>
+__host__ __device__ constexpr int SplitsOf(int tiles) {
+  return (tiles + S::kWarps * kLongRun - 1) / (S::kWarps * kLongRun);
+}
 
 // `heads` queries to [kHeads][kQueryStride], padded with zeros.
 template <class S>
@@ -158,9 +166,11 @@ __global__ void __launch_bounds__(S::kThreads, S::kCtas)
   if (lists_change) WaitForPrevious();
   if (threadIdx.x == 0) reading = ReadingOf(args, cache, step, block, kv_head);
   __syncthreads();
-  const int splits = min((reading.num_tiles + S::kWarps - 1) / S::kWarps, max_splits);
+  const int splits = min(SplitsOf<S>(reading.num_tiles), max_splits);
   const int workers = splits * S::kWarps;
-  const int run = reading.num_tiles >= 4 * kLongRun * workers ? kLongRun : 1;
+  // Long runs where they leave no worker with much more than others have.
+  const bool long_runs = splits < max_splits || reading.num_tiles >= 4 * kLongRun * workers;
+  const int run = long_runs ? kLongRun : 1;
   if (split >= splits || (!all && reading.few())) {
     WaitForPrevious();
     return;
@@ -222,7 +232,7 @@ void Launch(const AttentionArgs& args, const Step& step, bool all, const RopeTab
   const int max_splits = std::clamp(S::kCtas * context.num_sms / results, 1, kMaxSplits);
   // No block is read twice; window and the rest may each leave half a tile.
   const int64_t max_tiles = Ceil(step.max_length, kTileBlocks * kBlockTokens) + 1;
-  const auto splits = static_cast<int>(std::min<int64_t>(max_splits, Ceil(max_tiles, S::kWarps)));
+  const int splits = std::min(SplitsOf<S>(static_cast<int>(max_tiles)), max_splits);
   const int64_t all_results = int64_t{results} * std::min(plan.num_decode_blocks, kMaxBlocks);
   const Parts parts = PartsOf(all_results, splits, S::kDim, context);
   [[maybe_unused]] static const bool allowed = AllowSharedMemory(AttendDecoded<S>, S::kSharedBytes);

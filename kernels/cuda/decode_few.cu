@@ -266,6 +266,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     slot = other;
     other = free;
   }
+  __syncwarp();  // slots without a tile are turned too
   folded.Store(reinterpret_cast<float*>(shared + warp * kWarpBytes<S>), sums[warp]);
   __syncthreads();
   const int64_t result = static_cast<int64_t>(blockIdx.z) * gridDim.y + blockIdx.y;

@@ -11,6 +11,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/decode_tiles.cuh"
+#include "kernels/cuda/exponential.cuh"
 #include "kernels/cuda/kv_chunk.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/turn.cuh"
@@ -51,6 +52,7 @@ struct Keys {
   __device__ void Load(const Tile& tile, int head_dim) {
     const int g = threadIdx.x % 32 / 4;
     const int t = threadIdx.x % 4;
+    if (!S::kPadded && tile.full()) return LoadAll(tile, g, t);
 #pragma unroll
     for (int b = 0; b < kTileBlocks; ++b) {
       const bool exists = tile.blocks[b].tokens > 0;
@@ -64,6 +66,19 @@ struct Keys {
       if constexpr (Kv::kScaled) {
         const std::byte* all = tile.blocks[b].address + 2 * kBlockTokens * head_dim;
         scales[b] = exists ? __uint_as_float(LoadOnce<1>(all + 4 * g).w[0]) : 0.0f;
+      }
+    }
+  }
+
+ private:
+  __device__ void LoadAll(const Tile& tile, int g, int t) {
+#pragma unroll
+    for (int b = 0; b < kTileBlocks; ++b) {
+      const std::byte* block = tile.blocks[b].address;
+      LoadChunks<Kv, 32 * Kv::kBytes>(block + (g * S::kDim + 8 * t) * Kv::kBytes, chunks[b]);
+      if constexpr (Kv::kScaled) {
+        const auto scale = LoadOnce<1, 2 * kBlockTokens * S::kDim>(block + 4 * g);
+        scales[b] = __uint_as_float(scale.w[0]);
       }
     }
   }
@@ -81,6 +96,7 @@ struct Values {
   __device__ void Load(const Tile& tile, int head_dim) {
     const int g = threadIdx.x % 32 / 4;
     const int t = threadIdx.x % 4;
+    if (!S::kPadded && tile.full()) return LoadAll(tile, g, t);
 #pragma unroll
     for (int b = 0; b < kTileBlocks; ++b) {
       const SeenBlock& block = tile.blocks[b];
@@ -98,6 +114,22 @@ struct Values {
       if constexpr (Kv::kScaled) {
         const std::byte* all = block.address + 2 * kBlockTokens * head_dim + 4 * kBlockTokens;
         scales[b] = g < block.tokens ? __uint_as_float(LoadOnce<1>(all + 4 * g).w[0]) : 0.0f;
+      }
+    }
+  }
+
+ private:
+  __device__ void LoadAll(const Tile& tile, int g, int t) {
+#pragma unroll
+    for (int b = 0; b < kTileBlocks; ++b) {
+      const std::byte* block = tile.blocks[b].address;
+      const std::byte* values = block + ((kBlockTokens + 2 * t) * S::kDim + 8 * g) * Kv::kBytes;
+      LoadChunks<Kv, 64 * Kv::kBytes>(values, chunks[b][0]);
+      LoadChunks<Kv, 64 * Kv::kBytes>(values + S::kDim * Kv::kBytes, chunks[b][1]);
+      if constexpr (Kv::kScaled) {
+        const auto scale =
+            LoadOnce<1, 2 * kBlockTokens * S::kDim + 4 * kBlockTokens>(block + 4 * g);
+        scales[b] = __uint_as_float(scale.w[0]);
       }
     }
   }
@@ -163,8 +195,7 @@ using Scores = float[4];
 template <class S, class AnyQuery>
 __device__ void Multiply(const Words<4> (&keys)[kTileBlocks][S::kDim / 32], const AnyQuery& query,
                          Scores& scores) {
-#pragma unroll
-  for (float& score : scores) score = 0.0f;
+  Scores sums[2] = {};  // two, so that not every product waits for the one before it
 #pragma unroll
   for (int j = 0; j < S::kDim / 32; ++j) {
     const Words<4> heads = query.Get(j);
@@ -172,9 +203,11 @@ __device__ void Multiply(const Words<4> (&keys)[kTileBlocks][S::kDim / 32], cons
     for (int r = 0; r < 4; r += 2) {
       const uint32_t a[4] = {keys[0][j].w[r], keys[1][j].w[r], keys[0][j].w[r + 1],
                              keys[1][j].w[r + 1]};
-      MultiplyAdd(scores, a, heads.w[r], heads.w[r + 1]);
+      MultiplyAdd(sums[r / 2], a, heads.w[r], heads.w[r + 1]);
     }
   }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) scores[i] = sums[0][i] + sums[1][i];
 }
 
 // `turns`: of the places in a rotary page, [kPageTokens][kTurnStride], as StoreTurns orders them.
@@ -234,25 +267,15 @@ struct Folded {
   float max[2] = {-INFINITY, -INFINITY};
   float sum[2] = {};  // of the lane's own tokens
 
-  // Turns scores into weights relative to the largest score so far.
+  // Turns scores into weights relative to `max`, which none passes by more than kSlack.
   __device__ void Weigh(Scores& scores) {
+    const float tops[2] = {fmaxf(scores[0], scores[2]), fmaxf(scores[1], scores[3])};
+    if (__any_sync(~0u, tops[0] > max[0] + kSlack || tops[1] > max[1] + kSlack)) Raise(tops);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      float top = fmaxf(max[i], fmaxf(scores[i], scores[2 + i]));
-#pragma unroll
-      for (int lanes = 4; lanes < 32; lanes *= 2) {
-        top = fmaxf(top, __shfl_xor_sync(~0u, top, lanes));
-      }
-      const float keep = exp2f(max[i] - top);
-      max[i] = top;
-      scores[i] = exp2f(scores[i] - top);
-      scores[2 + i] = exp2f(scores[2 + i] - top);
-      sum[i] = sum[i] * keep + (scores[i] + scores[2 + i]);
-#pragma unroll
-      for (int m = 0; m < S::kDim / 16; ++m) {
-        out[m][i] *= keep;
-        out[m][2 + i] *= keep;
-      }
+      scores[i] = Exp2(scores[i] - max[i]);
+      scores[2 + i] = Exp2(scores[2 + i] - max[i]);
+      sum[i] += scores[i] + scores[2 + i];
     }
   }
 
@@ -276,6 +299,26 @@ struct Folded {
       const uint32_t a[4] = {PairOf(wide[0], m), PairOf(wide[0], e), PairOf(wide[1], m),
                              PairOf(wide[1], e)};
       MultiplyAdd(out[m], a, b[0], b[1]);
+    }
+  }
+
+  // Makes `max` the largest score so far.
+  __device__ void Raise(const float (&tops)[2]) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      float top = fmaxf(max[i], tops[i]);
+#pragma unroll
+      for (int lanes = 4; lanes < 32; lanes *= 2) {
+        top = fmaxf(top, __shfl_xor_sync(~0u, top, lanes));
+      }
+      const float keep = Exp2(max[i] - top);
+      max[i] = top;
+      sum[i] *= keep;
+#pragma unroll
+      for (int m = 0; m < S::kDim / 16; ++m) {
+        out[m][i] *= keep;
+        out[m][2 + i] *= keep;
+      }
     }
   }
 

@@ -8,18 +8,16 @@
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/decode_fold.cuh"
 #include "kernels/cuda/decode_tiles.cuh"
+#include "kernels/cuda/exponential.cuh"
 #include "kernels/cuda/kv_chunk.cuh"
 #include "kernels/cuda/mma.cuh"
 
 namespace everlong::cuda::decode {
 
-inline constexpr float kLog2e = 1.44269504f;
-inline constexpr float kLn2 = 0.69314718f;
-
 // Where CTAs leave what they have folded, [block of the launch][heads that a CTA serves][split].
 struct Parts {
-  float* outs;         // [kHeads][kDim], relative to the sums' maxima
-  float2* sums;        // [kHeads]: largest score, sum of weights relative to it
+  float* outs;         // [kHeads][kDim], of weights relative to the sums' scores
+  float2* sums;        // [kHeads]: a score, and the sum of weights relative to it
   uint32_t* counters;  // of all splits: CTAs that are done; zero between launches
 };
 

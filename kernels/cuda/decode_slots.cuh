@@ -42,7 +42,7 @@ struct Slot {
   }
 };
 
-// The warp starts to copy a tile; values that are not seen become zero.
+// The warp starts to copy a tile, in a group; values that are not seen become zero.
 template <class S>
 __device__ inline void StartCopies(const Tile& tile, std::byte* slot) {
   using At = Slot<S>;
@@ -67,6 +67,7 @@ __device__ inline void StartCopies(const Tile& tile, std::byte* slot) {
       CopyAsync<16>(to + At::kScales + lane * 16, from + lane * 16, exists);
     }
   }
+  EndCopies();
 }
 
 // Makes the keys of a tile that has arrived bf16 and turns them.

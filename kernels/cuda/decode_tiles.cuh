@@ -55,6 +55,9 @@ struct SeenBlock {
 struct Tile {
   SeenBlock blocks[kTileBlocks];
   __device__ bool exists() const { return blocks[0].tokens > 0; }
+  __device__ bool full() const {
+    return blocks[0].tokens + blocks[1].tokens == kTileBlocks * kBlockTokens;
+  }
 };
 
 // What a query reads, tiles of the window first. Lies in shared memory, the same for all threads.

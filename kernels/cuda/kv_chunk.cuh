@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 namespace everlong::cuda {
 
@@ -13,22 +14,33 @@ struct alignas(4 * kWords) Words {
   uint32_t w[kWords] = {};
 };
 
-// Loads that do not disturb the L1 cache, of what is read once.
-template <int kWords>
+// Loads that do not disturb the L1 cache, of what is read once, `kOffset` bytes from an address.
+template <int kWords, int kOffset = 0>
 __device__ inline Words<kWords> LoadOnce(const std::byte* from) {
   Words<kWords> to;
   if constexpr (kWords == 4) {
-    asm volatile("ld.global.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+    asm volatile("ld.global.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4 + %5];"
                  : "=r"(to.w[0]), "=r"(to.w[1]), "=r"(to.w[2]), "=r"(to.w[3])
-                 : "l"(from));
+                 : "l"(from), "n"(kOffset));
   } else if constexpr (kWords == 2) {
-    asm volatile("ld.global.L1::no_allocate.L2::128B.v2.u32 {%0, %1}, [%2];"
+    asm volatile("ld.global.L1::no_allocate.L2::128B.v2.u32 {%0, %1}, [%2 + %3];"
                  : "=r"(to.w[0]), "=r"(to.w[1])
-                 : "l"(from));
+                 : "l"(from), "n"(kOffset));
   } else {
-    asm volatile("ld.global.L1::no_allocate.u32 %0, [%1];" : "=r"(to.w[0]) : "l"(from));
+    asm volatile("ld.global.L1::no_allocate.u32 %0, [%1 + %2];"
+                 : "=r"(to.w[0])
+                 : "l"(from), "n"(kOffset));
   }
   return to;
+}
+
+// Loads chunks that lie kStride bytes apart.
+template <class Kv, int kStride, int kCount>
+__device__ inline void LoadChunks(const std::byte* from, Words<2 * Kv::kBytes> (&to)[kCount]) {
+  [&]<int... i>(std::integer_sequence<int, i...>) {
+    ((to[i] = LoadOnce<2 * Kv::kBytes, i * kStride>(from)), ...);
+  }
+  (std::make_integer_sequence<int, kCount>());
 }
 
 // Loads of what is soon read again.

@@ -4,10 +4,11 @@
 #include <cmath>
 #include <cstdint>
 
+#include "kernels/cuda/exponential.cuh"
 #include "kernels/cuda/kv_chunk.cuh"
 #include "kernels/cuda/mma.cuh"
-#include "kernels/cuda/prompt_exp.cuh"
 #include "kernels/cuda/prompt_tiles.cuh"
+#include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/shared_memory.cuh"
 #include "kernels/cuda/turn.cuh"
 
@@ -220,7 +221,7 @@ struct Folded {
     for (int tile = 0; tile < S::kRowTiles; ++tile) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const float total = OverQuad(sum[tile][half], [](float a, float b) { return a + b; });
+        const float total = ReduceWarp<4>(sum[tile][half], Sum());
         const int row = Row<S>(tile, half);
         const int token = row / reading.group;
         if (token >= reading.num_tokens) continue;
@@ -242,8 +243,7 @@ struct Folded {
     for (int tile = 0; tile < S::kRowTiles; ++tile) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const float max =
-            factor * OverQuad(lane_max[tile][half], [](float a, float b) { return fmaxf(a, b); });
+        const float max = factor * ReduceWarp<4>(lane_max[tile][half], Max());
         if (!(max > top[tile][half] + kSlack)) continue;
         const float keep = Exp2(top[tile][half] - max);
         top[tile][half] = max;

@@ -8,9 +8,10 @@
 
 #include "kernels/check.h"
 #include "kernels/cuda/error.h"
-#include "kernels/cuda/prompt_exp.cuh"
+#include "kernels/cuda/exponential.cuh"
 #include "kernels/cuda/prompt_hopper.h"
 #include "kernels/cuda/prompt_ring.cuh"
+#include "kernels/cuda/reduce.cuh"
 
 namespace everlong::cuda {
 namespace prompt {
@@ -159,7 +160,7 @@ struct RowTile {
   __device__ void Store(const AttentionArgs& args, const Reading& reading, int first_row) const {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float total = OverQuad(sum[half], [](float a, float b) { return a + b; });
+      const float total = ReduceWarp<4>(sum[half], Sum());
       const int row = first_row + 8 * half;
       const int token = row / reading.group;
       if (token >= reading.num_tokens) continue;
@@ -183,8 +184,7 @@ struct RowTile {
   __device__ void Raise(const float (&lane_max)[2], float factor) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float max =
-          factor * OverQuad(lane_max[half], [](float a, float b) { return fmaxf(a, b); });
+      const float max = factor * ReduceWarp<4>(lane_max[half], Max());
       const bool rises = max > top[half] + kSlack;
       const float keep = rises ? Exp2(top[half] - max) : 1.0f;
       top[half] = rises ? max : top[half];

@@ -1,6 +1,7 @@
 #include "kernels/cpu/choice.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "kernels/check.h"
@@ -23,7 +24,23 @@ int64_t CountCommon(std::span<const int32_t> a, std::span<const int32_t> b) {
   return common;
 }
 
+void ReserveAs(SelectWorkspace& from, SelectWorkspace& to) {
+  const auto sizes =
+      std::apply([](auto&... v) { return std::array{v.capacity()...}; }, from.vectors());
+  std::apply(
+      [&](auto&... v) {
+        size_t i = 0;
+        (v.reserve(sizes[i++]), ...);
+      },
+      to.vectors());
+}
+
 }  // namespace
+
+void ShareRoom(std::vector<SelectWorkspace>& workspaces) {
+  for (SelectWorkspace& w : workspaces) ReserveAs(w, workspaces[0]);
+  for (SelectWorkspace& w : workspaces) ReserveAs(workspaces[0], w);
+}
 
 void Turn::Set(const Rope& rope, int64_t head_dim, int64_t position) {
   cos.resize(head_dim / 2);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <tuple>
 #include <vector>
 
 #include "kernels/args.h"
@@ -44,7 +45,15 @@ struct SelectWorkspace {
   std::vector<int32_t> chunks, kept;
   Turn turn;  // of probed rows
   Ranking ranking;
+
+  auto vectors() {
+    return std::tie(rows, positions, near, far, keys, scores, sums, lows, chunks, kept, turn.cos,
+                    turn.sin, ranking.counts, ranking.ties);
+  }
 };
+
+// Whichever thread chooses next, it has room for what any of them has chosen.
+void ShareRoom(std::vector<SelectWorkspace>& workspaces);
 
 // Rows of one KV head's group, into w.rows and w.positions; pooled ones are means over aligned
 // positions.

@@ -84,7 +84,8 @@ void EncodeHead(const IndexKeysArgs& args, int64_t page, int64_t head, float* ke
     const float distance = KeepAsF16(LevelDistance(key, dim, index.bits), view.scales + 2 * t);
     if (distance == 0.0f) continue;
     for (int64_t i = 0; i < dim; ++i) {
-      const float level = std::clamp(std::nearbyint(key[i] / distance + top / 2), 0.0f, top);
+      const float nearest = std::nearbyint(key[i] / distance + top / 2);
+      const float level = std::min(std::max(0.0f, nearest), top);  // 0 of a NaN
       const int64_t code = 4 * t + i % 4;
       codes[i / 4 * group_bytes + code % group_bytes] |=
           static_cast<uint8_t>(static_cast<unsigned>(level) << (code / group_bytes * index.bits));

@@ -128,7 +128,8 @@ void Scan::Prepare(const SelectArgs& args, const Choice& choice, int64_t head, Q
     query.scales[r] = scale;
     int8_t* lower = query.signed_bytes.data() + 2 * r * dim;
     for (int64_t i = 0; i < dim; ++i) {
-      const auto byte = static_cast<int8_t>(scale == 0.0f ? 0.0f : std::nearbyint(row[i] / scale));
+      const float nearest = scale == 0.0f ? 0.0f : std::nearbyint(row[i] / scale);
+      const auto byte = static_cast<int8_t>(std::min(std::max(-127.0f, nearest), 127.0f));
       query.bytes[r * dim + i] = byte;
       lower[i] = std::min<int8_t>(byte, 0);
       lower[dim + i] = std::max<int8_t>(byte, 0);

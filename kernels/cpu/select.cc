@@ -11,6 +11,7 @@ namespace everlong::cpu {
 
 void Select::Run(const SelectArgs& args, const Step& step, ThreadPool& pool) {
   workspaces_.resize(pool.num_threads());
+  ShareRoom(workspaces_);
   PlanChoices(args, step);
   PrepareChunkTurns(args);
   pool.Run(static_cast<int64_t>(probed_.size()), [&](int64_t i, int thread) {

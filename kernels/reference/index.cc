@@ -44,7 +44,8 @@ void Encode(const KeyIndex& index, std::span<const double> x, int64_t token,
   const double top = (1 << index.bits) - 1;
   for (int64_t i = 0; i < index.head_dim; ++i) {
     const double level = distance == 0.0 ? 0.0 : x[i] / distance + top / 2;
-    const auto code = static_cast<unsigned>(std::clamp(std::nearbyint(level), 0.0, top));
+    const double nearest = std::min(std::max(0.0, std::nearbyint(level)), top);  // 0 of a NaN
+    const auto code = static_cast<unsigned>(nearest);
     const Field field = FieldAt(index, view.codes, token, i);
     *field.byte |= static_cast<std::byte>(code << field.shift);
   }

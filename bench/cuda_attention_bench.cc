@@ -1,6 +1,5 @@
 // What attention costs on a GPU, with the heads of Llama-3.1-8B: dense, over a cached selection,
-// with what selecting costs, and of a prompt's end. bench/cuda_attention times PyTorch's
-// beside it.
+// with what selecting costs, and of a prompt's end. bench/cuda_attention times PyTorch's beside it.
 #include <algorithm>
 #include <array>
 #include <chrono>

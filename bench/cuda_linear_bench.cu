@@ -245,16 +245,9 @@ class Bench {
 
   // Rows of x from `first` on.
   void Multiply(const Matrix& w, int32_t first, int32_t rows, int32_t decode_rows, MatMulOut mode) {
-    MatMul(*linear_,
-           {.w = w,
-            .x = x_.get() + first * w.cols * 2,
-            .out = out_.get(),
-            .x_stride = w.cols,
-            .out_stride = w.rows,
-            .rows = rows,
-            .decode_rows = decode_rows,
-            .mode = mode},
-           context_);
+    MatMulArgs args = ArgsOf(w, x_.get() + first * w.cols * 2, out_.get(), rows, mode);
+    args.decode_rows = decode_rows;
+    MatMul(*linear_, args, context_);
   }
 
   // The median of seconds per call of `launch`, launched `times` times in one graph, as a decode

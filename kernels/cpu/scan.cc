@@ -69,31 +69,20 @@ void Scan::Run(const SelectArgs& args, std::vector<SelectWorkspace>& workspaces,
            [&](int64_t i, int thread) { ChooseBlocks(args, lists_[i], workspaces[thread]); });
 }
 
-// Whichever threads choose: each can hold the largest list of the step.
+// Ahead of what grows with the context: each thread can hold the largest list of the step.
 void Scan::Reserve(const SelectArgs& args, std::vector<SelectWorkspace>& workspaces) {
   Grow(queries_, static_cast<int64_t>(lists_.size()) * args.cache.kv_heads);
   Grow(scores_, num_scores_);
   Grow(promises_, num_promises_);
   Grow(kept_, num_kept_);
   int64_t candidates = 0;
-  int64_t rows = 0;
-  int64_t kept = 0;
-  for (const Scanned& s : lists_) {
-    const SelectParams& params = *s.choice.params;
-    candidates = std::max(candidates, s.choice.num_candidates());
-    rows = std::max<int64_t>(rows, s.choice.block->num_rows);
-    kept = std::max({kept, int64_t{params.keep_blocks} * params.rerank, int64_t{s.sieve.keep}});
-  }
-  rows *= args.q_heads / args.cache.kv_heads;
+  for (const Scanned& s : lists_) candidates = std::max(candidates, s.choice.num_candidates());
   for (SelectWorkspace& w : workspaces) {
     if (static_cast<int64_t>(w.scores.capacity()) < candidates) {
       w.scores.reserve(candidates + candidates / 2);
       w.ranking.Reserve(candidates + candidates / 2);
     }
     w.sums.reserve(kSieveGroupPages);
-    w.kept.reserve(kept);
-    w.rows.reserve(rows * args.cache.head_dim);
-    w.positions.reserve(rows);
   }
 }
 

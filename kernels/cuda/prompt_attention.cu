@@ -4,7 +4,6 @@
 // by in shared memory (Dao: FlashAttention-2, 2023). Tiles begin at the start of what a block
 // reads, and in the window at its start, wherever the rows are, so that a row folds the same keys
 // together whatever rows are there beside it.
-#include <algorithm>
 #include <cstddef>
 
 #include "kernels/check.h"
@@ -17,10 +16,6 @@
 namespace everlong::cuda {
 namespace prompt {
 namespace {
-
-__host__ __device__ constexpr int Ceil(int a, int b) {
-  return (a + b - 1) / b;
-}
 
 // CTA (KV head, tokens of the block, block). The latest tokens, which may see most, begin first.
 // Of the two warps that share a scheduler, one prepares the next tile before it folds this one and
@@ -69,12 +64,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kCtas)
 template <class S>
 void Launch(const AttentionArgs& args, const Step& step, const RopeTable& rope, Context& context) {
   const StepPlan& plan = step.plans[args.plan];
-  const int tokens = S::kRows / (args.q_heads / args.cache.kv_heads);
-  int parts = 0;
-  for (const QueryBlock& block : plan.host_blocks.subspan(plan.num_decode_blocks)) {
-    parts = std::max(parts, Ceil(block.num_rows, tokens));
-  }
-  const dim3 grid(args.cache.kv_heads, parts, plan.num_blocks - plan.num_decode_blocks);
+  const dim3 grid = GridOf(args, plan, S::kRows);
   constexpr int kBytes = S::kSharedBytes + sizeof(Reading);
   [[maybe_unused]] static const bool allowed = AllowSharedMemory(Attend<S>, kBytes);
   Attend<S><<<grid, S::kThreads, kBytes, context.stream>>>(args, step, rope,

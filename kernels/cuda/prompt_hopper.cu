@@ -2,7 +2,6 @@
 // 256 rows: one warpgroup keeps a ring of tiles full and two fold them, each with two times 64 rows
 // of which one's weights are computed while the other's products are (after Shah et al.:
 // FlashAttention-3, 2024).
-#include <algorithm>
 #include <cmath>
 #include <cstddef>
 
@@ -20,10 +19,6 @@ namespace {
 using hopper::AwaitProducts;
 using hopper::BeginProducts;
 using hopper::EndProducts;
-
-__host__ __device__ constexpr int Ceil(int a, int b) {
-  return (a + b - 1) / b;
-}
 
 // The CTA's row of the lane in a tile of 64 rows of its warpgroup; lanes have another one 8 on.
 template <class S>
@@ -323,12 +318,7 @@ __global__ void __launch_bounds__(S::kThreads, 1)
 template <class S>
 void Launch(const AttentionArgs& args, const Step& step, const RopeTable& rope, Context& context) {
   const StepPlan& plan = step.plans[args.plan];
-  const int tokens = S::kRows / (args.q_heads / args.cache.kv_heads);
-  int parts = 0;
-  for (const QueryBlock& block : plan.host_blocks.subspan(plan.num_decode_blocks)) {
-    parts = std::max(parts, Ceil(block.num_rows, tokens));
-  }
-  const dim3 grid(args.cache.kv_heads, parts, plan.num_blocks - plan.num_decode_blocks);
+  const dim3 grid = GridOf(args, plan, S::kRows);
   constexpr int kBytes = S::kSharedBytes + sizeof(Shared<S>);
   [[maybe_unused]] static const bool allowed = AllowSharedMemory(AttendHopper<S>, kBytes);
   AttendHopper<S><<<grid, S::kThreads, kBytes, context.stream>>>(

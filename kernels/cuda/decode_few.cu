@@ -117,7 +117,7 @@ class OwnQuery {
 
 // A CTA without tiles has folded nothing.
 __device__ inline float WeightOf(float max, float all) {
-  return max == -INFINITY ? 0.0f : exp2f(max - all);
+  return max == -INFINITY ? 0.0f : Exp2(max - all);
 }
 
 // Merges four dimensions of `kParts` parts that lie some bytes apart, as do their sums.
@@ -223,7 +223,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int worker = warp * kCtas + blockIdx.x;
   std::byte* slot = shared + warp * kWarpBytes<S>;
   std::byte* other = slot + Slot<S>::kBytes;
-  Tiles tiles(reading, worker, kWorkers, /*run=*/1);
+  Tiles tiles(reading, worker, kWorkers, reading.num_tiles);
   Tile tile = tiles.Next();
   Tile next = tiles.Next();
   const int own = reading.window_tiles - 1;  // the tile that the step stores to

@@ -85,7 +85,7 @@ __device__ inline void TurnKeys(const Tile& tile, const RopeTable& rope, std::by
 #pragma unroll
     for (int j = 0; j < S::kDim / 32; ++j) {
       const int at = At::StoredKey(g, (32 * j + 8 * t) * Kv::kBytes);
-      key[j] = Kv::Widen(*reinterpret_cast<const Chunk<Kv>*>(slot + at));
+      key[j] = Kv::Open(*reinterpret_cast<const Chunk<Kv>*>(slot + at));
     }
     if (offset >= 0) {
       const auto* turns =
@@ -93,8 +93,11 @@ __device__ inline void TurnKeys(const Tile& tile, const RopeTable& rope, std::by
 #pragma unroll
       for (int i = 0; i < S::kDim / 16; ++i) {
         const int j = i / 4;
-        cuda::Turn(key[j].w[i % 4], key[j + S::kDim / 64].w[i % 4], turns[16 * j + i % 4]);
+        TurnOpened<Kv>(key[j].w[i % 4], key[j + S::kDim / 64].w[i % 4], turns[16 * j + i % 4]);
       }
+    } else {
+#pragma unroll
+      for (int j = 0; j < S::kDim / 32; ++j) key[j] = Bf16Of<Kv>(key[j]);
     }
     if constexpr (Kv::kScaled) __syncwarp();  // bf16 keys take the place of stored ones
 #pragma unroll

@@ -6,21 +6,12 @@
 #include <cstdint>
 
 #include "kernels/args.h"
+#include "kernels/cuda/ceil_div.h"
 #include "kernels/cuda/step.h"
 
 namespace everlong::cuda::decode {
 
 inline constexpr int kTileBlocks = 2;
-
-// So many first tiles of a worker are brought into the L2 cache ahead of being read.
-inline constexpr int kPrefetchTiles = 2;
-
-// Starts to bring bytes, a multiple of 16, into the L2 cache (PTX ISA, cp.async.bulk.prefetch).
-__device__ inline void PrefetchBytes(const std::byte* from, uint32_t bytes) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
-#endif
-}
 
 // Of SeenBlock::distance and offset: nothing is turned.
 inline constexpr int32_t kRaw = -1;
@@ -40,16 +31,16 @@ inline CacheLayer LayerOf(const AttentionArgs& args, int32_t cta_heads) {
           .page_bytes = cache.PageBytes(),
           .block_bytes = cache.BlockBytes(),
           .group = args.q_heads / cache.kv_heads,
-          .group_parts = (args.q_heads / cache.kv_heads + cta_heads - 1) / cta_heads};
+          .group_parts = CeilDiv(args.q_heads / cache.kv_heads, cta_heads)};
 }
 
 // A KV block as the query sees it. Keys are turned by their places in a rotary page of 64 positions
 // and the query by its distance from that page's start: only differences matter.
 struct SeenBlock {
-  const std::byte* address;
-  int32_t tokens;    // the leading ones are seen; 0: there is no such block
-  int32_t offset;    // of the first key in its rotary page, or kRaw
-  int32_t distance;  // by which the query is turned, or kRaw
+  const std::byte* address = nullptr;
+  int32_t tokens = 0;       // the leading ones are seen; 0: there is no such block
+  int32_t offset = 0;       // of the first key in its rotary page, or kRaw
+  int32_t distance = kRaw;  // by which the query is turned, or kRaw
 };
 
 struct Tile {
@@ -104,8 +95,8 @@ __device__ inline Reading ReadingOf(const AttentionArgs& args, const CacheLayer&
   reading.window_begin = static_cast<int32_t>(block.window_begin / kBlockTokens);
   reading.window_end = reading.position / kBlockTokens + 1;
   const int32_t window_blocks = reading.window_end - reading.window_begin;
-  reading.window_tiles = (window_blocks + kTileBlocks - 1) / kTileBlocks;
-  reading.num_tiles = reading.window_tiles + (reading.num_far + kTileBlocks - 1) / kTileBlocks;
+  reading.window_tiles = CeilDiv(window_blocks, kTileBlocks);
+  reading.num_tiles = reading.window_tiles + CeilDiv(reading.num_far, kTileBlocks);
   reading.rotate = args.rotate;
   reading.streaming = block.positions == Positions::kStreaming;
   reading.shift = reading.streaming ? (reading.num_far - reading.window_begin) * kBlockTokens : 0;
@@ -135,26 +126,18 @@ __device__ inline SeenBlock Reading::Find(int32_t tile, int half) const {
     return Seen(block, min(kBlockTokens, position + 1 - first), first + shift);
   }
   const int32_t i = (tile - window_tiles) * kTileBlocks + half;
-  if (tile >= num_tiles || i >= num_far) return {};
+  if (i >= num_far) return {};
   const int32_t block = i < num_sinks ? i : __ldcg(selected + i - num_sinks);
   const int32_t place = clip_distance != kRaw ? kRaw : (streaming ? i : block) * kBlockTokens;
   return Seen(block, kBlockTokens, place);
 }
 
-// The tiles of one of `workers` warps: runs of `run` tiles, every worker one in turn. Every lane
-// looks up one block of the next 16 tiles, so that the latency of doing so is seldom met.
+// Tiles of a warp: `stride` apart from `first` on, before `end`. Every lane looks up one block of
+// the next 16, so that the latency of doing so is seldom met.
 class Tiles {
  public:
-  __device__ Tiles(const Reading& reading, int worker, int workers, int run)
-      : reading_(reading), worker_(worker), workers_(workers), run_(run) {}
-
-  // Starts to bring the first tiles into the L2 cache, after the first Next.
-  __device__ void Prefetch() const {
-    const int lane = threadIdx.x % 32;
-    if (lane < kPrefetchTiles * kTileBlocks && mine_.tokens > 0) {
-      PrefetchBytes(mine_.address, static_cast<uint32_t>(reading_.block_bytes));
-    }
-  }
+  __device__ Tiles(const Reading& reading, int first, int stride, int end)
+      : reading_(reading), first_(first), stride_(stride), end_(end) {}
 
   // The next one, which all lanes get; none at the end.
   __device__ Tile Next() {
@@ -177,15 +160,15 @@ class Tiles {
  private:
   __device__ void LookUp() {
     const int lane = threadIdx.x % 32;
-    const int i = next_ + lane / kTileBlocks;
-    mine_ = reading_.Find((i / run_ * workers_ + worker_) * run_ + i % run_, lane % kTileBlocks);
+    const int tile = first_ + (next_ + lane / kTileBlocks) * stride_;
+    mine_ = tile < end_ ? reading_.Find(tile, lane % kTileBlocks) : SeenBlock();
   }
 
   const Reading& reading_;
-  int worker_;
-  int workers_;
-  int run_;
-  int next_ = 0;
+  int first_;
+  int stride_;
+  int end_;
+  int next_ = 0;  // of them
   SeenBlock mine_;
 };
 

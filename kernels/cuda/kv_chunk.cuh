@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <utility>
 
+#include "kernels/cuda/mma.cuh"
+
 namespace everlong::cuda {
 
 template <int kWords>
@@ -57,11 +59,22 @@ __device__ inline Words<kWords> LoadCached(const std::byte* from) {
   }
 }
 
-// What a cache holds.
+// What a cache holds. Opened elements are the same values, two to a word, as they are cheapest to
+// have.
 struct Bf16Kv {
   static constexpr int kBytes = 2;  // of an element
   static constexpr bool kScaled = false;
   __device__ static Words<4> Widen(const Words<4>& chunk) { return chunk; }
+
+  __device__ static Words<4> Open(const Words<4>& chunk) { return chunk; }
+  __device__ static float Low(uint32_t opened) { return LowBf16(opened); }
+  __device__ static float High(uint32_t opened) { return HighBf16(opened); }
+  // c += a b, of opened elements and what is packed like them.
+  __device__ static void MultiplyAdd(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
+                                     uint32_t b1) {
+    cuda::MultiplyAdd(c, a, b0, b1);
+  }
+  __device__ static uint32_t Pack(float low, float high) { return PackBf16(low, high); }
 };
 
 struct F8Kv {
@@ -81,7 +94,49 @@ struct F8Kv {
     }
     return wide;
   }
+
+  // As f16, which has all values of E4M3.
+  __device__ static Words<4> Open(const Words<2>& chunk) {
+    Words<4> opened;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+      const auto pair = static_cast<uint16_t>(chunk.w[i / 2] >> i % 2 * 16);
+      asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(opened.w[i]) : "h"(pair));
+#else
+      const __half2 factor = __float2half2_rn(256.0f);
+      const uint32_t bytes = __byte_perm(chunk.w[i / 2], 0, i % 2 == 0 ? 0x1404 : 0x3424);
+      const uint32_t bits = (bytes & 0x80008000u) | (bytes & 0x7F007F00u) >> 1;
+      const __half2 product = __hmul2(reinterpret_cast<const __half2&>(bits), factor);
+      opened.w[i] = reinterpret_cast<const uint32_t&>(product);
+#endif
+    }
+    return opened;
+  }
+  __device__ static float Low(uint32_t opened) {
+    return LowHalf(opened);
+  }
+  __device__ static float High(uint32_t opened) {
+    return HighHalf(opened);
+  }
+  __device__ static void MultiplyAdd(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
+                                     uint32_t b1) {
+    MultiplyAddHalves(c, a, b0, b1);
+  }
+  __device__ static uint32_t Pack(float low, float high) {
+    return PackHalves(low, high);
+  }
 };
+
+// Opened elements as bf16.
+template <class Kv>
+__device__ inline Words<4> Bf16Of(Words<4> opened) {
+  if constexpr (Kv::kScaled) {
+#pragma unroll
+    for (uint32_t& pair : opened.w) pair = PackBf16(Kv::Low(pair), Kv::High(pair));
+  }
+  return opened;
+}
 
 template <class Kv>
 using Chunk = Words<2 * Kv::kBytes>;

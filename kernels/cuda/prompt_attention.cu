@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kCtas)
   {
     const QueryBlock& block = blocks[blockIdx.z];
     const int tokens = S::kRows / (args.q_heads / args.cache.kv_heads);
-    const int first = (Ceil(block.num_rows, tokens) - 1 - static_cast<int>(blockIdx.y)) * tokens;
+    const int first = (CeilDiv(block.num_rows, tokens) - 1 - static_cast<int>(blockIdx.y)) * tokens;
     if (first < 0) return;
     if (threadIdx.x == 0) {
       reading =

@@ -36,7 +36,7 @@ __device__ void LoadQueries(const AttentionArgs& args, const Reading& reading,
   const int warpgroup = hopper::Warpgroup();
   const int begin = warpgroup * S::kGroupRows;
   const int end = min(begin + S::kGroupRows, reading.num_tokens * reading.group);
-  const int num_items = (Ceil(end, reading.group) - begin / reading.group) * kChunks;
+  const int num_items = (CeilDiv(end, reading.group) - begin / reading.group) * kChunks;
   const bool clipped = far && reading.clip_distance != kRaw;
   hopper::MeetWarpgroup(1 + warpgroup);  // products with what is there are done
   for (int item = threadIdx.x % hopper::kWarpgroupThreads; item < num_items;
@@ -294,10 +294,10 @@ __global__ void __launch_bounds__(S::kThreads, 1)
   const QueryBlock& block = blocks[blockIdx.z];
   const int group = args.q_heads / args.cache.kv_heads;
   const int tokens = S::kRows / group;
-  const int first = (Ceil(block.num_rows, tokens) - 1 - static_cast<int>(blockIdx.y)) * tokens;
+  const int first = (CeilDiv(block.num_rows, tokens) - 1 - static_cast<int>(blockIdx.y)) * tokens;
   if (first < 0) return;
   const int num_tokens = min(tokens, block.num_rows - first);
-  const int folding = Ceil(num_tokens * group, S::kGroupRows);
+  const int folding = CeilDiv(num_tokens * group, S::kGroupRows);
   if (threadIdx.x == 0) {
     shared.reading = ReadingOf<S>(args, step, block, blockIdx.x, first, num_tokens);
     shared.ring.Init(folding);

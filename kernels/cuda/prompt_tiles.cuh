@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "kernels/args.h"
+#include "kernels/cuda/ceil_div.h"
 #include "kernels/cuda/kv_chunk.cuh"
 #include "kernels/cuda/shared_memory.cuh"
 #include "kernels/cuda/step.h"
@@ -14,16 +15,12 @@
 
 namespace everlong::cuda::prompt {
 
-__host__ __device__ constexpr int Ceil(int a, int b) {
-  return (a + b - 1) / b;
-}
-
 // KV heads, parts of the longest query block for CTAs of `cta_rows`, prompts' blocks.
 inline dim3 GridOf(const AttentionArgs& args, const StepPlan& plan, int cta_rows) {
   const int tokens = cta_rows / (args.q_heads / args.cache.kv_heads);
   int parts = 0;
   for (const QueryBlock& block : plan.host_blocks.subspan(plan.num_decode_blocks)) {
-    parts = std::max(parts, Ceil(block.num_rows, tokens));
+    parts = std::max(parts, CeilDiv(block.num_rows, tokens));
   }
   return dim3(args.cache.kv_heads, parts, plan.num_blocks - plan.num_decode_blocks);
 }

@@ -6,12 +6,9 @@
 #include <cstdint>
 
 #include "kernels/args.h"
+#include "kernels/cuda/ceil_div.h"
 
 namespace everlong::cuda {
-
-__host__ __device__ inline int CeilDiv(int64_t a, int64_t b) {
-  return static_cast<int>((a + b - 1) / b);
-}
 
 // A query block's candidates are the KV blocks [FirstCandidate, EndCandidate).
 __host__ __device__ inline int32_t FirstCandidate(const QueryBlock& block) {

@@ -10,17 +10,18 @@ __device__ inline uint32_t SharedAddress(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// 4, 8 or 16 bytes from global memory; zeros if they do not `exist`, and nothing is read.
-template <int kBytes>
+// 4, 8 or 16 bytes from global memory, kFrom bytes from an address to kTo from another; zeros if
+// they do not `exist`, and nothing is read.
+template <int kBytes, int kTo = 0, int kFrom = 0>
 __device__ inline void CopyAsync(uint32_t to, const void* from, bool exist = true) {
   const int read = exist ? kBytes : 0;
   if constexpr (kBytes == 16) {
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-                 "r"(read)
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0 + %3], [%1 + %4], 16, %2;" ::"r"(to),
+                 "l"(from), "r"(read), "n"(kTo), "n"(kFrom)
                  : "memory");
   } else {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(from), "n"(kBytes),
-                 "r"(read)
+    asm volatile("cp.async.ca.shared.global.L2::128B [%0 + %4], [%1 + %5], %2, %3;" ::"r"(to),
+                 "l"(from), "n"(kBytes), "r"(read), "n"(kTo), "n"(kFrom)
                  : "memory");
   }
 }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/kv_chunk.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/rope.h"
 
@@ -28,14 +29,21 @@ __device__ inline float4 TurnsOf(const RopeTable& rope, int half_dim, int distan
   return distance < 1 << 16 ? turns : Combine(at(rope.high, distance >> 16), turns);
 }
 
-// Two neighbouring pairs as bf16: their first elements in `first`, their second in `second`.
-__device__ inline void Turn(uint32_t& first, uint32_t& second, float4 turns) {
-  const float a = LowBf16(first);
-  const float b = HighBf16(first);
-  const float c = LowBf16(second);
-  const float d = HighBf16(second);
+// Two neighbouring pairs, their first elements in `first`, their second in `second`: opened ones of
+// a Kv, which become bf16.
+template <class Kv>
+__device__ inline void TurnOpened(uint32_t& first, uint32_t& second, float4 turns) {
+  const float a = Kv::Low(first);
+  const float b = Kv::High(first);
+  const float c = Kv::Low(second);
+  const float d = Kv::High(second);
   first = PackBf16(a * turns.x - c * turns.y, b * turns.z - d * turns.w);
   second = PackBf16(c * turns.x + a * turns.y, d * turns.z + b * turns.w);
+}
+
+// The same as bf16.
+__device__ inline void Turn(uint32_t& first, uint32_t& second, float4 turns) {
+  TurnOpened<Bf16Kv>(first, second, turns);
 }
 
 }  // namespace everlong::cuda

@@ -173,7 +173,10 @@ TEST_P(QuantizedMatMulTest, AgreesWithReference) {
 }
 
 class LinearTest : public ::testing::TestWithParam<Backend> {};
+using LinearDeathTest = LinearTest;
 INSTANTIATE_TEST_SUITE_P(Backends, LinearTest, ::testing::ValuesIn(WeightBackends()),
+                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(Backends, LinearDeathTest, ::testing::ValuesIn(WeightBackends()),
                          [](const auto& info) { return info.param.name; });
 
 // Integers of these sizes are exact in every type, so the result has one right value.
@@ -381,7 +384,7 @@ TEST_P(LinearThreadsTest, ThreadsDoNotChangeAProduct) {
   }
 }
 
-TEST_P(LinearTest, RefusesToStackPartsThatDiffer) {
+TEST_P(LinearDeathTest, RefusesToStackPartsThatDiffer) {
   ::testing::FLAGS_gtest_death_test_style = "threadsafe";
   const std::vector<std::byte> zeros(4096);
   const auto load = [&](const HostMatrix& second) {

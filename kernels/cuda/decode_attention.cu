@@ -25,7 +25,7 @@ constexpr int kMaxSplits = 128;
 constexpr int kMaxBlocks = 64;  // of a launch: bounds scratch memory
 // CTAs cost time to begin and to merge, which counts where many tokens are decoded at a time: a
 // warp has about so many tiles at least.
-constexpr int kLeastTiles = 6;
+constexpr int kFewTiles = 6;
 
 // A CTA has up to kWarps, as shared memory has room for them; kCtas share an SM. Registers bound
 // both: the results, keys and values of a warp take many.
@@ -167,8 +167,9 @@ __device__ void FoldTiles(Tiles& tiles, Tile tile, const float4* turns, float fa
 }
 
 // Before it waits for the kernel ahead, a CTA reads what the step's upload brought and, unless
-// lists change in this step, what was selected in an earlier one. Unless it serves all blocks, it
-// leaves those that read few keys to AttendFew.
+// lists change in this step, what was selected in an earlier one, and if the step has no other
+// tokens the first tiles but the one that it stores to. Unless it serves all blocks, it leaves
+// those that read few keys to AttendFew.
 // Grid: (splits at most, KV heads times parts of their groups, blocks).
 template <class S>
 __global__ void __launch_bounds__(32 * Cta<S>::kWarps, Cta<S>::kCtas)
@@ -188,7 +189,7 @@ __global__ void __launch_bounds__(32 * Cta<S>::kWarps, Cta<S>::kCtas)
   if (lists_change) WaitForPrevious();
   if (threadIdx.x == 0) reading = ReadingOf(args, cache, step, block, kv_head);
   __syncthreads();
-  const int splits = min(CeilDiv(reading.num_tiles, warps * kLeastTiles), max_splits);
+  const int splits = min(CeilDiv(reading.num_tiles, warps * kFewTiles), max_splits);
   if (split >= splits || (!all && reading.few())) {
     WaitForPrevious();
     return;
@@ -254,7 +255,7 @@ void Launch(const AttentionArgs& args, const Step& step, bool all, const RopeTab
   const int max_splits = std::clamp(Cta<S>::kCtas * context.num_sms / results, 1, kMaxSplits);
   // No block is read twice; window and the rest may each leave half a tile.
   const int max_tiles = CeilDiv(step.max_length, kTileBlocks * kBlockTokens) + 1;
-  const int splits = std::min(CeilDiv(max_tiles, warps * kLeastTiles), max_splits);
+  const int splits = std::min(CeilDiv(max_tiles, warps * kFewTiles), max_splits);
   const int64_t all_results = int64_t{results} * std::min(plan.num_decode_blocks, kMaxBlocks);
   const Parts parts = PartsOf(all_results, splits, S::kDim, context);
   [[maybe_unused]] static const bool allowed = AllowSharedMemory(AttendDecoded<S>, bytes);

@@ -4,11 +4,9 @@
 // order of dimensions that suits them.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <type_traits>
 
 #include "kernels/cuda/decode_tiles.cuh"
 #include "kernels/cuda/exponential.cuh"
@@ -75,8 +73,9 @@ struct Folded {
   float out[S::kDim / 16][4] = {};
   float max[2] = {-INFINITY, -INFINITY};
   float sum[2] = {};  // of the lane's own tokens
-  // Where values have scales, `out` counts in a unit, the least power of two that no scale passes
-  // but 2^-100. Weights times 2^kHeadroom are then no larger than f16 has.
+  // Where values have scales, `out` counts in a unit, the least power of two that no scale so far
+  // passes, at least 2^-100. Weights times scales in units of it times kHeadroom are then no larger
+  // than f16 has, and as exact as bf16 down to scales 2^-18 of the largest one.
   float unit = 0.0f;
   float per_unit = 0.0f;
   static constexpr float kHeadroom = 128.0f;

@@ -2,11 +2,9 @@
 // how such a warp scores their keys.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <type_traits>
 #include <utility>
 
 #include "kernels/cuda/decode_fold.cuh"
@@ -26,7 +24,7 @@ struct Keys {
   float scales[kTileBlocks];
 };
 
-// The next tile of a warp, as it is stored: the lanes' copies of 16 bytes make whole cache lines.
+// The next tile of a warp, as it is stored: the lanes' copies of 16 bytes make up cache lines.
 // Where vectors are not padded, their units of 16 bytes are permuted such that lanes that read at
 // the same time meet different banks. Keys and values are started in turns, keys first.
 template <class S>
@@ -86,7 +84,9 @@ class Incoming {
 #pragma unroll
         for (int c = 0; c < S::kDim / 64; ++c) values.chunks[b][i][c] = {};
       }
-      if (g >= tile.blocks[b].tokens) values.scales[b] = 0.0f;
+      if constexpr (Kv::kScaled) {
+        if (g >= tile.blocks[b].tokens) values.scales[b] = 0.0f;
+      }
     }
   }
 
@@ -263,7 +263,7 @@ class Query {
     __syncwarp();
   }
 
-  // Reads what turns by `distance` but for its page, which seldom changes.
+  // Reads what turns it by `distance` beside the page's row, unless that was read for another.
   __device__ void Prepare(int distance) {
     const int rest = distance & ~(1023 << 6);
     if (distance == kRaw || rest == prepared_) return;

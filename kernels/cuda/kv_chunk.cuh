@@ -1,4 +1,4 @@
-// Eight neighbouring elements of a stored key or value, as they are loaded and as bf16.
+// Eight neighbouring elements of a stored key or value, as they are loaded and as bf16 or f16.
 #pragma once
 
 #include <cuda_bf16.h>

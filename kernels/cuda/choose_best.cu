@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/check.h"
+#include "kernels/cuda/ceil_div.h"
 #include "kernels/cuda/choose_best.h"
 #include "kernels/cuda/choose_keys.cuh"
 #include "kernels/cuda/error.h"
@@ -177,7 +178,7 @@ void ChooseWhole(const ChooseBestArgs& args, const Context& context) {
 }
 
 void ChooseByParts(const ChooseBestArgs& args, Context& context) {
-  const int64_t num_parts = (args.max_count + kPartKeys - 1) / kPartKeys;
+  const int64_t num_parts = CeilDiv(args.max_count, kPartKeys);
   const int64_t part_stride = std::min<int64_t>(args.chosen_stride, kPartKeys);
   Parts parts = {.stride = num_parts * part_stride};
   const int64_t num_keys = args.num_lists * parts.stride;

@@ -13,7 +13,6 @@ struct Context {
   cudaStream_t stream = nullptr;
   int num_sms = 0;
   int architecture = 0;  // 80, 89, 90
-  int shared_bytes = 0;  // that a CTA may have at most
   Scratch scratch;
   RopeTables ropes;
 };

@@ -65,7 +65,6 @@ class CudaKernels : public Kernels {
     gpu_ = properties.name;
     context_.num_sms = properties.multiProcessorCount;
     context_.architecture = 10 * properties.major + properties.minor;
-    context_.shared_bytes = static_cast<int>(properties.sharedMemPerBlockOptin);
     linear_ = MakeLinear(weight_type);
     sampler_ = MakeSampler();
   }

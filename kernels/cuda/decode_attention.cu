@@ -246,8 +246,8 @@ void Launch(const AttentionArgs& args, const Step& step, bool all, const RopeTab
             Context& context) {
   const StepPlan& plan = step.plans[args.plan];
   const CacheLayer cache = LayerOf(args, kHeads);
-  const int warps = std::min(Cta<S>::kWarps,
-                             (context.shared_bytes - Cta<S>::SharedBytes(0)) / Cta<S>::kWarpBytes);
+  const int warps =
+      std::min(Cta<S>::kWarps, (MaxSharedBytes() - Cta<S>::SharedBytes(0)) / Cta<S>::kWarpBytes);
   EVERLONG_CHECK(warps > 0);
   const int bytes = Cta<S>::SharedBytes(warps);
   const int results =

@@ -75,7 +75,8 @@ struct Folded {
   float sum[2] = {};  // of the lane's own tokens
   // Where values have scales, `out` counts in a unit, the least power of two that no scale so far
   // passes, at least 2^-100. Weights times scales in units of it times kHeadroom are then no larger
-  // than f16 has, and as exact as bf16 down to scales 2^-18 of the largest one.
+  // than f16 has, and rounded as well as in bf16 where weight times scale is 2^-24 of a unit or
+  // more.
   float unit = 0.0f;
   float per_unit = 0.0f;
   static constexpr float kHeadroom = 128.0f;

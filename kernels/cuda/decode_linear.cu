@@ -13,6 +13,7 @@
 #include <algorithm>
 
 #include "kernels/check.h"
+#include "kernels/cuda/ceil_div.h"
 #include "kernels/cuda/decoded_product.cuh"
 #include "kernels/cuda/decoded_row.cuh"
 #include "kernels/cuda/dependent_launch.cuh"
@@ -130,21 +131,9 @@ __global__ void __launch_bounds__(kThreads, S::kCtas)
   AwaitCopies<0>();
 }
 
-// A CTA's, at most.
-int64_t MaxSharedBytes() {
-  static const int bytes = [] {
-    int device = 0;
-    int value = 0;
-    EVERLONG_CUDA(cudaGetDevice(&device));
-    EVERLONG_CUDA(cudaDeviceGetAttribute(&value, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-    return value - 1024;  // what kernels declare
-  }();
-  return bytes;
-}
-
 template <class S>
 int64_t SharedBytes(const MatMulArgs& args) {
-  const int64_t units = (args.w.cols + S::kUnit - 1) / S::kUnit;
+  const int64_t units = CeilDiv(args.w.cols, S::kUnit);
   return static_cast<int64_t>(sizeof(typename S::Shared)) +
          (S::kAlone ? units * S::kUnit * int64_t{sizeof(BF16)} : 0);
 }
@@ -169,8 +158,8 @@ Product Describe(const ProductCalls& calls, const Step& step) {
                      .rows = args.rows,
                      .outputs = outputs,
                      .inputs = inputs,
-                     .units = (inputs + S::kUnit - 1) / S::kUnit,
-                     .tiles = (outputs + S::kTileOutputs - 1) / S::kTileOutputs,
+                     .units = CeilDiv(inputs, S::kUnit),
+                     .tiles = CeilDiv(outputs, S::kTileOutputs),
                      .tile_stride = S::kTileOutputs,
                      .half_stride = S::kHalf,
                      .output = Output::Of(args),
@@ -198,12 +187,11 @@ void LaunchShape(const ProductCalls& calls, const Step& step, Context& context) 
   const Product product = Describe<S>(calls, step);
   const auto kernel = MultiplyRows<S>;
   const auto shared = static_cast<int>(SharedBytes<S>(*calls.product));
-  [[maybe_unused]] static const bool allowed =
-      AllowSharedMemory(kernel, static_cast<int>(MaxSharedBytes()));
+  [[maybe_unused]] static const bool allowed = AllowSharedMemory(kernel, MaxSharedBytes());
   int ctas = 0;  // that a multiprocessor holds
   EVERLONG_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&ctas, kernel, kThreads,
                                                               static_cast<size_t>(shared)));
-  const auto groups = static_cast<uint32_t>((product.rows + S::kRows - 1) / S::kRows);
+  const auto groups = static_cast<uint32_t>(CeilDiv(product.rows, S::kRows));
   const auto sharing = static_cast<uint32_t>(
       std::min(product.tiles, std::max(1, ctas * context.num_sms / static_cast<int>(groups))));
   LaunchDependent(context, kernel, dim3(groups, sharing), kThreads, shared, product);

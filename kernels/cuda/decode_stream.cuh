@@ -32,6 +32,7 @@ class Incoming {
   using Kv = typename S::Kv;
   static constexpr int kVectorBytes = S::kDim * Kv::kBytes;
   static constexpr int kBlockBytes = kBlockTokens * kVectorBytes;  // of keys or values
+  static_assert(kBlockBytes % 512 == 0);
   static constexpr int kScaleBytes = Kv::kScaled ? kBlockTokens * 4 : 0;
   static constexpr int kPartBytes = kTileBlocks * (kBlockBytes + kScaleBytes);
 
@@ -132,7 +133,7 @@ class Incoming {
       [&]<int... i>(std::integer_sequence<int, i...>) {
         (CopyUnits<kPart, 512 * i>(to, from, vector_bytes, exists), ...);
       }
-      (std::make_integer_sequence<int, (kBlockBytes + 511) / 512>());
+      (std::make_integer_sequence<int, kBlockBytes / 512>());
       if constexpr (Kv::kScaled) {
         if (Lane() >= kScaleBytes / 16) continue;
         const std::byte* scales =
@@ -153,7 +154,6 @@ class Incoming {
       CopyAsync<16>(to + 16 * unit, from + 16 * unit, exists);
     } else {
       constexpr int kUnits = kVectorBytes / 16;
-      static_assert(kBlockBytes % 512 == 0);
       const int swap = Swap<kPart>(unit / kUnits);
       CopyAsync<16, kAt, kAt>(to + 16 * (Lane() ^ swap), from + 16 * Lane(), exists);
     }
@@ -164,17 +164,10 @@ class Incoming {
   __device__ Chunk<Kv> Read(int b, int token, int dim) const {
     const std::byte* block = Block<kPart>(b);
     if constexpr (S::kPadded) {
-      Chunk<Kv> chunk;
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const PaddedDim<S::kDim> at(dim + 4 * half, head_dim_);
-        if (!at.exists) continue;
-        const auto words = *reinterpret_cast<const Words<Kv::kBytes>*>(
-            block + (token * head_dim_ + at.stored) * Kv::kBytes);
-#pragma unroll
-        for (int i = 0; i < Kv::kBytes; ++i) chunk.w[half * Kv::kBytes + i] = words.w[i];
-      }
-      return chunk;
+      return PaddedChunk<Kv, S::kDim>(dim, head_dim_, [&](int stored) {
+        return *reinterpret_cast<const Words<Kv::kBytes>*>(block + (token * head_dim_ + stored) *
+                                                                       Kv::kBytes);
+      });
     } else {
       const int at = dim * Kv::kBytes;
       const int unit = at / 16 ^ Swap<kPart>(token);

@@ -38,6 +38,19 @@ bool AllowSharedMemory(Kernel* kernel, int bytes) {
   return true;
 }
 
+// Of dynamic shared memory, that a CTA of the current device may have beside what kernels declare.
+inline int MaxSharedBytes() {
+  static const int bytes = [] {
+    int device = 0;
+    int value = 0;
+    Check(cudaGetDevice(&device), "cudaGetDevice");
+    Check(cudaDeviceGetAttribute(&value, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+          "cudaDeviceGetAttribute");
+    return value - 1024;
+  }();
+  return bytes;
+}
+
 }  // namespace everlong::cuda
 
 #define EVERLONG_CUDA(call) ::everlong::cuda::Check((call), #call)

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "kernels/check.h"
+#include "kernels/cuda/ceil_div.h"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/key_elements.cuh"
 #include "kernels/cuda/operations.h"
@@ -217,12 +218,12 @@ void IndexKeys(const IndexKeysArgs& args, const Step& step, Context& context) {
                 .pages = step.pages,
                 .page_begin = step.page_begin,
                 .num_rows = step.num_tokens,
-                .cta_rows = (step.num_tokens + kMaxCtas - 1) / kMaxCtas};
+                .cta_rows = CeilDiv(step.num_tokens, kMaxCtas)};
   x.cache.base = static_cast<std::byte*>(x.cache.base) + args.layer * x.cache.layer_stride_bytes;
   x.index.base = static_cast<std::byte*>(x.index.base) + args.layer * x.index.layer_stride_bytes;
   x.index.ranges =
       static_cast<std::byte*>(x.index.ranges) + args.layer * x.index.range_stride_bytes;
-  const dim3 grid((x.num_rows + x.cta_rows - 1) / x.cta_rows, x.index.kv_heads);
+  const dim3 grid(CeilDiv(x.num_rows, x.cta_rows), x.index.kv_heads);
   const auto kernel = x.cache.type == DType::kF8 ? IndexKeysKernel<F8Kv> : IndexKeysKernel<Bf16Kv>;
   kernel<<<grid, kThreads, 0, context.stream>>>(x);
   EVERLONG_CUDA_LAUNCHED("IndexKeysKernel");

@@ -5,7 +5,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <utility>
 
 #include "kernels/cuda/mma.cuh"
 
@@ -34,15 +33,6 @@ __device__ inline Words<kWords> LoadOnce(const std::byte* from) {
                  : "l"(from), "n"(kOffset));
   }
   return to;
-}
-
-// Loads chunks that lie kStride bytes apart.
-template <class Kv, int kStride, int kCount>
-__device__ inline void LoadChunks(const std::byte* from, Words<2 * Kv::kBytes> (&to)[kCount]) {
-  [&]<int... i>(std::integer_sequence<int, i...>) {
-    ((to[i] = LoadOnce<2 * Kv::kBytes, i * kStride>(from)), ...);
-  }
-  (std::make_integer_sequence<int, kCount>());
 }
 
 // Loads of what is soon read again.
@@ -152,23 +142,31 @@ struct PaddedDim {
   int stored;  // where the vector has it
 };
 
-// Padded dimensions [dim, dim + 8) of a stored vector. head_dim is a multiple of 8, thus a half one
-// of 4.
+// Padded dimensions [dim, dim + 8) of a vector, of which `load` gives four from a stored one on.
+// head_dim is a multiple of 8, thus a half one of 4.
+template <class Kv, int kDim, class Load>
+__device__ inline Chunk<Kv> PaddedChunk(int dim, int head_dim, const Load& load) {
+  Chunk<Kv> chunk;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const PaddedDim<kDim> at(dim + 4 * half, head_dim);
+    if (!at.exists) continue;
+    const Words<Kv::kBytes> words = load(at.stored);
+#pragma unroll
+    for (int i = 0; i < Kv::kBytes; ++i) chunk.w[half * Kv::kBytes + i] = words.w[i];
+  }
+  return chunk;
+}
+
+// Padded dimensions [dim, dim + 8) of a stored vector.
 template <class Kv, int kDim, bool kPadded>
 __device__ inline Chunk<Kv> LoadChunk(const std::byte* vector, int dim, int head_dim) {
   if constexpr (!kPadded) {
     return LoadOnce<2 * Kv::kBytes>(vector + dim * Kv::kBytes);
   } else {
-    Chunk<Kv> chunk;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const PaddedDim<kDim> at(dim + 4 * half, head_dim);
-      if (!at.exists) continue;
-      const auto words = LoadOnce<Kv::kBytes>(vector + at.stored * Kv::kBytes);
-#pragma unroll
-      for (int i = 0; i < Kv::kBytes; ++i) chunk.w[half * Kv::kBytes + i] = words.w[i];
-    }
-    return chunk;
+    return PaddedChunk<Kv, kDim>(dim, head_dim, [&](int stored) {
+      return LoadOnce<Kv::kBytes>(vector + stored * Kv::kBytes);
+    });
   }
 }
 

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "kernels/check.h"
+#include "kernels/cuda/ceil_div.h"
 #include "kernels/cuda/dependent_launch.cuh"
 #include "kernels/cuda/draw.cuh"
 #include "kernels/cuda/error.h"
@@ -273,7 +274,7 @@ void Sampler::Stage(const SampleArgs& args, cudaStream_t stream) {
 
 void Sampler::Launch(const SampleArgs& args, Context& context) const {
   if (args.rows == 0) return;
-  const int32_t num_chunks = (args.vocab + kChunk - 1) / kChunk;
+  const int32_t num_chunks = CeilDiv(args.vocab, kChunk);
   const int32_t blocks = args.rows * num_chunks;
   auto* const summaries = context.scratch.Get<Summary>(Scratch::kSample, blocks);
   LaunchDependent(context, SummarizeChunks, dim3(static_cast<uint32_t>(blocks)), kChunkThreads, 0,
